@@ -1,0 +1,13 @@
+"""The errors that end a command, one class for each exit code of the contract."""
+
+
+class ConfigError(ValueError):
+    """Wrong usage or configuration: exit code 2."""
+
+
+class DataError(ValueError):
+    """Bad data, named by file and value: exit code 3."""
+
+
+class Preempted(Exception):
+    """The run was asked to stop and has saved its state: exit code 75, run again to resume."""
