@@ -1,0 +1,177 @@
+"""How each kernel library is made: its sources, the compiler, and the flags of every file. The only place with flags."""
+
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+KERNELS = Path(__file__).resolve().parents[2] / "kernels"
+
+# libtorch's stable ABI as of 2.11: one source tree, and one library, serves every later torch
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
+COMMON = ("-O3", "-std=c++20", "-DNDEBUG", STABLE_ABI)
+
+# A file whose name ends in a processor's name is compiled for it, and only called where the processor has it.
+AVX2 = ("-mavx2", "-mfma", "-mf16c")
+AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")
+PROCESSOR_FLAGS = {
+    "_avx512_bf16": (*AVX512, "-mavx512bf16"),
+    "_avx512": AVX512,
+    "_avx2": AVX2,
+    "_portable": (),
+}
+
+
+class Unavailable(RuntimeError):
+    """There is no compiled library here; the text says why and what would help."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One shared library: what it is made of and by which commands."""
+
+    name: str  # also the namespace of its operators
+    sources: tuple[Path, ...]
+    headers: tuple[Path, ...]
+    compiler: tuple[str, ...]
+    flags: tuple[str, ...]
+    link_flags: tuple[str, ...]
+    target: str  # the processor or GPU that it is made for
+    file_flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by the end of a file's stem
+
+    def compile_command(self, source: Path, made: Path) -> list[str]:
+        """The command that turns one source into one object file."""
+        return [*self.compiler, *self.flags, *self.flags_of(source), "-c", str(source), "-o", str(made)]
+
+    def link_command(self, objects: list[Path], made: Path) -> list[str]:
+        """The command that joins the object files into the shared library."""
+        return [*self.compiler, "-shared", *map(str, objects), *self.link_flags, "-o", str(made)]
+
+    def flags_of(self, source: Path) -> tuple[str, ...]:
+        """The flags that this file has beyond those of all files."""
+        for ending, flags in self.file_flags.items():
+            if source.stem.endswith(ending):
+                return flags
+        return ()
+
+
+def cpu_recipe(kernels: Path = KERNELS) -> Recipe:
+    """The library of the CPU's operators, `seg_cpu`.
+
+    CXX and CXXFLAGS are honoured, for another compiler or a sanitizer.
+    raises: Unavailable without sources or without a C++ compiler
+    """
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    sources = tuple(s for s in sorted((kernels / "cpu").glob("*.cpp")) if x86 or "_avx" not in s.stem)
+    require_sources(sources, kernels / "cpu")
+    extra = tuple(shlex.split(os.environ.get("CXXFLAGS", "")))
+    return Recipe(
+        name="seg_cpu",
+        sources=sources,
+        headers=headers(kernels, "cpu"),
+        compiler=cxx(),
+        flags=(*COMMON, "-fPIC", *includes(kernels), *extra),
+        link_flags=(f"-L{torch_folder() / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10", *extra),
+        target=processor(),
+        file_flags=PROCESSOR_FLAGS,
+    )
+
+
+def cuda_recipe(kernels: Path = KERNELS) -> Recipe:
+    """The library of the GPU's operators, `seg_cuda`, for the current GPU, with PTX for later ones.
+
+    raises: Unavailable without sources, a CUDA build of torch, a GPU, or an nvcc of torch's CUDA major version
+    """
+    sources = tuple(sorted((kernels / "cuda").glob("*.cu")))
+    require_sources(sources, kernels / "cuda")
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        raise Unavailable("this torch sees no CUDA device")
+    major, minor = torch.cuda.get_device_capability()
+    architecture = f"{major}{minor}"
+    libraries = ("-ltorch", "-ltorch_cpu", "-ltorch_cuda", "-lc10", "-lc10_cuda")
+    return Recipe(
+        name="seg_cuda",
+        sources=sources,
+        headers=headers(kernels, "cuda"),
+        compiler=(nvcc(torch.version.cuda),),
+        flags=(
+            *COMMON,
+            "-DUSE_CUDA",
+            "-Xcompiler=-fPIC",
+            f"-gencode=arch=compute_{architecture},code=[sm_{architecture},compute_{architecture}]",
+            *includes(kernels),
+        ),
+        link_flags=(f"-L{torch_folder() / 'lib'}", *libraries),
+        target=f"sm_{architecture}",
+    )
+
+
+def cxx() -> tuple[str, ...]:
+    """The C++ compiler: CXX, else the first that is installed."""
+    if chosen := os.environ.get("CXX"):
+        command = tuple(shlex.split(chosen))
+        if shutil.which(command[0]) is None:
+            raise Unavailable(f"CXX={chosen} is no command here; unset CXX or name an installed C++ compiler")
+        return command
+    for name in ("g++", "c++", "clang++"):
+        if path := shutil.which(name):
+            return (path,)
+    raise Unavailable("there is no C++ compiler (g++, c++ or clang++); install one or name it in CXX")
+
+
+def nvcc(cuda: str) -> str:
+    """The CUDA compiler's path: of CUDA_HOME, else of PATH; its major version has to be that of `cuda`."""
+    home = os.environ.get("CUDA_HOME")
+    path = shutil.which("nvcc", path=str(Path(home) / "bin")) if home else shutil.which("nvcc")
+    if path is None:
+        where = f"in CUDA_HOME={home}" if home else "on PATH"
+        raise Unavailable(f"there is no nvcc {where}; install the CUDA {cuda} toolkit and set CUDA_HOME to it")
+    text = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
+    found = re.search(r"release (\d+)\.(\d+)", text)
+    if found is None:
+        raise Unavailable(f"{path} --version names no CUDA release; set CUDA_HOME to a working toolkit {cuda}")
+    if found[1] != cuda.split(".")[0]:
+        raise Unavailable(
+            f"{path} is of CUDA {found[1]}.{found[2]} but torch {torch.__version__} is built for CUDA {cuda}; "
+            f"set CUDA_HOME to a toolkit {cuda.split('.')[0]}.x or install the torch build for CUDA {found[1]}"
+        )
+    return path
+
+
+def require_sources(sources: tuple[Path, ...], folder: Path) -> None:
+    """Raises Unavailable where the package came without its kernels."""
+    if not sources:
+        raise Unavailable(f"there are no kernel sources in {folder}; install from a clone with pip install -e .")
+
+
+def headers(kernels: Path, device: str) -> tuple[Path, ...]:
+    """The headers that a device's sources may read: the shared ones and its own."""
+    return tuple(sorted([*kernels.glob("*.h"), *(kernels / device).glob("*.h"), *(kernels / device).glob("*.cuh")]))
+
+
+def includes(kernels: Path) -> tuple[str, ...]:
+    """The -I flags: ours and libtorch's."""
+    include = torch_folder() / "include"
+    return (f"-I{kernels}", "-isystem", str(include), "-isystem", str(include / "torch/csrc/api/include"))
+
+
+def torch_folder() -> Path:
+    """Where torch is installed."""
+    return Path(torch.__file__).resolve().parent
+
+
+def processor() -> str:
+    """The processor's name and abilities, as the system tells them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return f"{platform.machine()} {platform.processor()}"
+    told = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
+    return "\n".join([platform.machine(), *dict.fromkeys(told)])
