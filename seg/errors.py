@@ -11,3 +11,7 @@ class DataError(ValueError):
 
 class Preempted(Exception):
     """The run was asked to stop and has saved its state: exit code 75, run again to resume."""
+
+
+class RunError(RuntimeError):
+    """A run that can't go on, for a reason outside its configuration and data: exit code 1."""

@@ -1,0 +1,121 @@
+"""Checkpoints that survive a crash: written beside, flushed, renamed into place, and checked by a hash when read."""
+
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seg.errors import DataError, RunError
+
+NAME = re.compile(r"step_(\d+)\.pt")
+
+
+def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = 2) -> Path:
+    """Write `state` as step_N.pt with its sha256 beside it, durably; then delete all but the newest `keep`.
+
+    The old checkpoints stay until the new one is on disk. Raises RunError, naming the file, when it can't be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".*.tmp"):
+        stale.unlink(missing_ok=True)
+    path = folder / f"step_{step:08d}.pt"
+    try:
+        digest = _write_durably(path, state)
+        write_text(path.with_suffix(".sha256"), f"{digest}  {path.name}\n")
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer
+        path.unlink(missing_ok=True)
+        raise RunError(
+            f"could not write the checkpoint {path} ({error}); earlier checkpoints are untouched. "
+            "Free some space and run the same command again to go on"
+        ) from error
+    for old in list_checkpoints(folder)[keep:]:
+        old.unlink(missing_ok=True)
+        old.with_suffix(".sha256").unlink(missing_ok=True)
+    return path
+
+
+def _write_durably(path: Path, state: dict[str, Any]) -> str:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+        try:
+            torch.save(state, file)
+            _flush(file)
+            digest = file_hash(Path(file.name))
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+    _flush_folder(path.parent)
+    return digest
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a small text file in one step, so that a reader sees the old or the new one, never half of it."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+        try:
+            file.write(text)
+            _flush(file)
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+    _flush_folder(path.parent)
+
+
+def _flush(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints of a folder, newest first."""
+    found = [path for path in folder.glob("step_*.pt") if NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(NAME.fullmatch(path.name)[1]), reverse=True)  # type: ignore[index]
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of ours. Raises DataError for a file that is missing, damaged, or no checkpoint."""
+    try:
+        digest_file = path.with_suffix(".sha256")
+        if digest_file.exists() and digest_file.read_text().split()[:1] != [file_hash(path)]:
+            raise DataError(f"{path} differs from its recorded sha256: it is damaged; delete it to use an older one")
+        # weights_only: a checkpoint from a stranger can't run code
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"there is no checkpoint {path}") from error
+    except Exception as error:
+        raise DataError(f"{path} can't be read as a checkpoint: {str(error).splitlines()[0][:200]}") from error
+    if not isinstance(state, dict) or "model" not in state:
+        raise DataError(f"{path} is no checkpoint of this toolkit: it has no entry 'model'")
+    return state
+
+
+def newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """State of the newest checkpoint that can be read, None if there is none, and what was wrong with newer ones."""
+    problems = []
+    for path in list_checkpoints(folder):
+        try:
+            return load(path), problems
+        except DataError as error:
+            problems.append(str(error))
+    return None, problems

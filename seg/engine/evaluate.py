@@ -1,0 +1,115 @@
+"""The evaluation loop: one pass over a split, counting pixels at the labels' own resolution."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seg.data.object_size import SIZES, size_class
+from seg.data.sample import Batch
+from seg.engine.progress import Progress
+from seg.engine.runtime import Runtime
+from seg.errors import RunError
+from seg.metrics import IGNORE, Confusion, intersection, union
+
+
+@dataclass
+class Evaluation:
+    """Counts of one pass: over the data set, over the pixels of each object size, and of each image.
+
+    by_size[k] counts only pixels whose ground-truth object is of size k (or background): its mean IoU is over the
+    classes that such objects have, its accuracy the share of their pixels that are right.
+    """
+
+    classes: int
+    confusion: Confusion = field(init=False)
+    by_size: list[Confusion] = field(init=False)
+    names: list[str] = field(default_factory=list)
+    per_image: list[Tensor] = field(default_factory=list)  # int64 [2, C]: intersection, union
+    forward_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.confusion = Confusion(self.classes)
+        self.by_size = [Confusion(self.classes) for _ in SIZES]
+
+    def add(self, name: str, prediction: Tensor, label: Tensor, size: Tensor, thresholds: tuple[float, float]) -> None:
+        """Count one image: prediction and label [H, W], and the object size at each pixel."""
+        counts = self.confusion.add(prediction, label)
+        self.names.append(name)
+        self.per_image.append(torch.stack([intersection(counts), union(counts)]).long())
+        sizes = torch.as_tensor(size_class(size, thresholds))
+        for index, confusion in enumerate(self.by_size):
+            confusion.add(prediction, torch.where(sizes == index, label, IGNORE))
+
+    def scores(self, class_names: tuple[str, ...]) -> dict[str, Any]:
+        """The ratios, as they stand in result.json; None where there is nothing to divide by."""
+        return {
+            "miou": self.confusion.mean_iou(),
+            "pixel_accuracy": self.confusion.pixel_accuracy(),
+            "iou": dict(zip(class_names, map(_number, self.confusion.iou().tolist()), strict=True)),
+            "iou_by_size": {
+                size: _number(counts.mean_iou_of_truth()) for size, counts in zip(SIZES, self.by_size, strict=True)
+            },
+            "accuracy_by_size": {
+                size: _number(counts.pixel_accuracy()) for size, counts in zip(SIZES, self.by_size, strict=True)
+            },
+            "per_image": [
+                {"name": name, "intersection": counts[0].tolist(), "union": counts[1].tolist()}
+                for name, counts in zip(self.names, self.per_image, strict=True)
+            ],
+        }
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    classes: int,
+    thresholds: tuple[float, float],
+    runtime: Runtime,
+    images: int,
+    after_forward: Callable[[Batch], None] | None = None,
+) -> Evaluation:
+    """Run the model over `batches` (of `images` images in all) and count.
+
+    thresholds:    square roots of the box areas that part small, medium and large objects, in label pixels.
+    after_forward: called with each batch once the model has run on it, to look at what hooks recorded.
+    raises:        RunError naming the image whose logits are not finite.
+    """
+    result = Evaluation(classes)
+    model.eval()
+    with Progress(images, what="evaluating") as progress:
+        for batch in batches:
+            start = time.perf_counter()
+            logits = forward(model, batch, runtime)
+            result.forward_seconds += time.perf_counter() - start
+            if after_forward is not None:
+                after_forward(batch)
+            prediction = logits.argmax(1).to("cpu", torch.uint8)
+            for index, name in enumerate(batch.names):
+                result.add(name, prediction[index], batch.label[index], batch.size[index], thresholds)
+            progress.update(len(result.names))
+    return result
+
+
+def forward(model: nn.Module, batch: Batch, runtime: Runtime) -> Tensor:
+    """float32 logits [N, C, H, W] at the label's resolution."""
+    with runtime.autocast():
+        logits = model(runtime.image(batch.image)).float()
+    if logits.shape[-2:] != batch.label.shape[-2:]:
+        logits = F.interpolate(logits, batch.label.shape[-2:], mode="bilinear", align_corners=False)
+    if runtime.device.type == "cuda":
+        torch.cuda.synchronize(runtime.device)
+    if not torch.isfinite(logits).all():
+        bad = [name for name, image in zip(batch.names, logits, strict=True) if not torch.isfinite(image).all()]
+        raise RunError(f"the logits of {', '.join(bad)} are not finite; has the training diverged?")
+    return logits
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else value

@@ -1,0 +1,50 @@
+"""Progress of long work: a bar with the time left on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+
+class Progress:
+    """A bar on a terminal; in a log file or pipe a plain line now and then, without control characters."""
+
+    SECONDS_BETWEEN_LINES = 10.0
+
+    def __init__(self, total: int, start: int = 0, what: str = "") -> None:
+        self.total, self.done, self.what, self.text = total, start, what, ""
+        self.first, self.began = start, time.monotonic()
+        self.printed = self.began
+        self.bar = tqdm(total=total, initial=start, desc=what, dynamic_ncols=True) if sys.stderr.isatty() else None
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        elif self.done > self.first:
+            self._print()
+
+    def say(self, text: str) -> None:
+        """Text to show behind the progress."""
+        self.text = text
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
+
+    def update(self, done: int) -> None:
+        if self.bar is not None:
+            self.bar.update(done - self.done)
+        self.done = done
+        if self.bar is None and time.monotonic() - self.printed > self.SECONDS_BETWEEN_LINES:
+            self._print()
+
+    def _print(self) -> None:
+        self.printed = time.monotonic()
+        elapsed = self.printed - self.began
+        left = elapsed / max(1, self.done - self.first) * (self.total - self.done)
+        parts = [f"{self.what} {self.done}/{self.total}", self.text, f"{elapsed:.0f} s, {left:.0f} s left"]
+        print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)

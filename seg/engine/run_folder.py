@@ -1,0 +1,92 @@
+"""The folder of a run: its state, its metrics, its checkpoints, and the lock that keeps a second run out."""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from seg.engine.checkpoint import write_text
+from seg.errors import ConfigError, Preempted
+
+
+class RunFolder:
+    """Paths and small files of one run.
+
+    status.json says what became of it; metrics.jsonl has a line for each logged step and each evaluation.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).resolve()
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics = self.path / "metrics.jsonl"
+        self.result = self.path / "result.json"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"can't make the run folder {self.path}: {error.strerror}") from error
+        if not os.access(self.path, os.W_OK):
+            raise ConfigError(f"the run folder {self.path} is not writable; choose another with run=FOLDER")
+
+    def status(self) -> dict[str, Any]:
+        """What status.json says; {} where there is none, or it is unreadable."""
+        with contextlib.suppress(OSError, json.JSONDecodeError):
+            return json.loads((self.path / "status.json").read_text())
+        return {}
+
+    def write_status(self, state: str, **fields: Any) -> None:
+        kept = {key: value for key, value in self.status().items() if key != "error"}
+        text = json.dumps({**kept, "state": state, "pid": os.getpid(), **fields}, indent=1)
+        write_text(self.path / "status.json", text + "\n")
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["RunFolder"]:
+        """Hold the folder's lock and keep status.json true: running, then done, preempted or failed."""
+        with (self.path / ".lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                owner = self.status().get("pid", "unknown")
+                raise ConfigError(f"another run (process {owner}) works in {self.path}; choose run=FOLDER") from error
+            start = time.monotonic()
+            self.write_status("running")
+            try:
+                yield self
+            except BaseException as error:
+                stopped = isinstance(error, (Preempted, KeyboardInterrupt))
+                with contextlib.suppress(OSError):  # a full disk must not hide the error that is on its way
+                    self.write_status("preempted" if stopped else "failed", error=_one_line(error))
+                raise
+            self.write_status("done", seconds=round(time.monotonic() - start, 3))
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Records of metrics.jsonl; a last line that a crash cut short is left out."""
+        if not self.metrics.exists():
+            return []
+        records = []
+        for line in self.metrics.read_text().splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                records.append(json.loads(line))
+        return records
+
+    def rewind_metrics(self, step: int) -> None:
+        """Drop the records after a step, which a resumed run will write again."""
+        kept = [record for record in self.read_metrics() if record.get("step", 0) <= step]
+        if self.metrics.exists():
+            write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        write_text(self.result, json.dumps(result, indent=1, allow_nan=False) + "\n")
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -1,0 +1,161 @@
+"""Where and how the arithmetic runs: device, precision, threads, seeds, and the wish to stop."""
+
+import contextlib
+import os
+import platform
+import random
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor, nn
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Runtime:
+    """Device, number type and memory layout of a run.
+
+    device:        "auto" takes a GPU where there is one.
+    precision:     number type of the heavy operators; "auto" is bf16 on a GPU that has it, else fp32.
+    channels_last: memory layout that convolutions like best, on CPU and GPU alike.
+    threads:       CPU threads; 0 leaves the choice to torch.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        channels_last: bool = True,
+        compile: bool = False,
+        deterministic: bool = False,
+        threads: int = 0,
+    ) -> None:
+        self.device = _device(device)
+        if precision not in ("auto", *DTYPES):
+            raise ValueError(f"runtime.precision is {precision!r}; expected auto, {', '.join(DTYPES)}")
+        if precision == "auto":
+            precision = "bf16" if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        self.precision = precision
+        self.channels_last, self.compile, self.deterministic = channels_last, compile, deterministic
+        if threads < 0:
+            raise ValueError(f"runtime.threads is {threads}; expected 0 (torch's choice) or more")
+        self.threads = threads
+
+    def start(self, seed: int) -> None:
+        """Seed every generator and set threads and determinism."""
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; expected 0 or more")
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        torch.use_deterministic_algorithms(self.deterministic)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The model on its device, in its memory layout, compiled if asked for."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        model = model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        if self.compile:
+            model.compile(dynamic=True)
+        return model
+
+    def image(self, image: Tensor) -> Tensor:
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return image.to(self.device, memory_format=layout, non_blocking=True)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
+
+    def describe(self) -> str:
+        threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
+        return f"{device_name(self.device)}{threads}, {self.precision}"
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"runtime.device is {name!r}; expected auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"runtime.device is {name!r} but torch sees no GPU here; use runtime.device=cpu")
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """The maker's name of a GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def commit() -> str:
+    """Commit of this checkout, "+changes" where files differ from it, "unknown" outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return "unknown"
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+class Stop:
+    """Set by SIGINT, SIGTERM or SIGUSR1; the loop looks at it between steps. A second signal exits at once."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            os._exit(128 + number)
+        self.signal = number
+
+    @contextlib.contextmanager
+    def listen(self) -> Iterator["Stop"]:
+        """Catch the signals inside the block, where this is the main thread; restore their handlers after it."""
+        try:
+            previous = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        except ValueError:  # not the main thread, as in some launchers: signals stay with their owner
+            yield self
+            return
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
