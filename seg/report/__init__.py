@@ -1,0 +1,6 @@
+"""Tables, statistics, figures and a page from the JSON files of finished runs; no model is imported here."""
+
+from seg.report.results import read_runs
+from seg.report.tables import comparison_table
+
+__all__ = ["comparison_table", "read_runs"]

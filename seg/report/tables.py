@@ -1,0 +1,268 @@
+"""The tables of the report, and their plain text and Markdown forms; the page renders the same cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from seg.report import paper
+from seg.report.results import SIZES, Run
+from seg.report.statistics import Difference, Mean
+from seg.report.variants import Variant, difference, find_baseline, gather, unique
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a table shows at one place; the value, where there is one, decides what is marked as best."""
+
+    text: str
+    value: float | None = None
+    title: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """columns: (group, name) each, where columns of one group share a heading; rows: a label and its cells."""
+
+    title: str
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    corner: str = "variant"
+
+
+def comparison(variants: Sequence[Variant], baseline: Variant) -> Table:
+    """mIoU beside IoU and effective dilation by object size, and what they cost."""
+    compared = f"vs {baseline.label}"
+    columns = [("", "seeds"), ("", "mIoU"), ("", compared)]
+    columns += [("IoU by object size", size) for size in SIZES[:3]]
+    columns += [("effective dilation (cells)", size) for size in SIZES]
+    columns += [("", "parameters"), ("", "train s")]
+    rows = [(v.label, tuple(_comparison_cells(v, baseline))) for v in variants]
+    return mark_best(Table("Comparison", tuple(columns), tuple(rows)), [1, 3, 4, 5])
+
+
+def comparison_table(runs: Sequence[Run], baseline: str | None = None) -> str:
+    """The comparison as plain text for a terminal, with one line for each run that isn't counted."""
+    variants = gather(runs)
+    lines = [as_text(comparison(variants, find_baseline(variants, baseline)))]
+    lines += [f"not counted: {run.name}: {state_line(run)}" for run in runs if run.result is None]
+    return "\n".join(lines)
+
+
+def ablation(variants: Sequence[Variant], baseline: Variant, data: str) -> Table:
+    """Accuracy over seeds, the difference to the baseline with its interval, and the paper's own value."""
+    columns = [("", "runs"), ("", "mIoU"), ("", "pixel accuracy"), ("", f"mIoU vs {baseline.label}"), ("", "95 %")]
+    reference = paper.column(data)
+    columns += [(paper.HEADING, reference)] if reference else []
+    rows = []
+    for v in variants:
+        cells = [runs_cell(v), _fraction(v.miou), _fraction(v.over_seeds(lambda r: r.pixel_accuracy))]
+        cells += _difference_cells(difference(v, baseline), is_baseline=v is baseline)
+        cells += [_paper_cell(paper.miou(data, v.label))] if reference else []
+        rows.append((v.label, tuple(cells)))
+    return mark_best(Table("Ablation", tuple(columns), tuple(rows)), [1, 2])
+
+
+def cost(variants: Sequence[Variant]) -> Table:
+    """What each variant costs, beside its accuracy."""
+    columns = ("mIoU", "parameters", "GFLOPs", "ms an image", "peak memory", "training")
+    rows = [(v.label, (_fraction(v.miou), *cost_cells(v))) for v in variants]
+    return mark_best(Table("Cost", tuple(("", name) for name in columns), tuple(rows)), [0])
+
+
+def by_class(variants: Sequence[Variant]) -> Table:
+    """IoU of every class."""
+    classes = unique(name for v in variants for result in v.results for name in result.iou)
+    columns = tuple(("", name) for name in classes)
+    rows = [(v.label, tuple(_fraction(v.entry("iou", n)) for n in classes)) for v in variants]
+    return mark_best(Table("IoU by class", columns, tuple(rows)), range(len(classes)))
+
+
+def by_size(variants: Sequence[Variant]) -> Table:
+    """IoU and pixel accuracy on small, medium and large objects and on the background."""
+    columns = [("IoU", size) for size in SIZES] + [("pixel accuracy", size) for size in SIZES]
+    rows = []
+    for v in variants:
+        iou = [_fraction(v.entry("iou_by_size", s)) for s in SIZES]
+        accuracy = [_fraction(v.entry("accuracy_by_size", s)) for s in SIZES]
+        rows.append((v.label, (*iou, *accuracy)))
+    return mark_best(Table("By object size", tuple(columns), tuple(rows)), range(len(columns)))
+
+
+def dilation(variant: Variant) -> Table:
+    """Effective dilation of one variant: a row for each layer, a column for each size, as in the paper's table 2."""
+    rows = [(layer, tuple(dilation_cell(variant.dilation(s, layer)) for s in SIZES)) for layer in variant.layers]
+    return Table(variant.label, tuple(("", size) for size in SIZES), tuple(rows), corner="layer")
+
+
+def paper_dilation() -> Table:
+    """The paper's own table 2, to be set beside ours."""
+    rows = tuple((layer, tuple(Cell(text) for text in cells)) for layer, cells in paper.TABLE_2)
+    return Table(f"{paper.HEADING}: {paper.TABLE_2_NET}", tuple(("", size) for size in SIZES), rows, corner="layer")
+
+
+def uncounted(runs: Sequence[Run]) -> Table:
+    """The runs that aren't in the numbers, and why."""
+    rows = [(run.name, (Cell(run.variant), Cell(run.state), Cell(run.error or MISSING))) for run in runs]
+    return Table("Runs without a number", (("", "variant"), ("", "state"), ("", "why")), tuple(rows), corner="run")
+
+
+def dilation_cell(pooled: Mean) -> Cell:
+    """mean ± std, with the count as its title; n=0 where no filter lay on such an object."""
+    if pooled.mean is None:
+        return Cell("n=0", None, "no filter of this layer lies on such an object")
+    spread = "" if pooled.std is None else f" ± {pooled.std:.2f}"
+    return Cell(f"{pooled.mean:.2f}{spread}", pooled.mean, f"{pooled.n:,} filters")
+
+
+def runs_cell(variant: Variant) -> Cell:
+    """How many runs are counted, and how many are not for which reason: "2", "1, 1 failed", "failed"."""
+    states = [run.state for run in variant.runs if run.result is None]
+    if not variant.results and len(states) == 1:
+        return Cell(states[0])
+    rest = [f"{states.count(state)} {state}" for state in unique(states)]
+    return Cell(", ".join([str(len(variant.results))] * bool(variant.results) + rest), float(len(variant.results)))
+
+
+def cost_cells(variant: Variant) -> list[Cell]:
+    """Parameters, GFLOPs, milliseconds an image, peak memory and training time, averaged over seeds."""
+    parameters, flops, seconds, memory = (
+        variant.entry("cost", key).mean for key in ("parameters", "flops", "seconds_per_image", "peak_memory_bytes")
+    )
+    training = variant.over_seeds(lambda r: r.train_seconds).mean
+    return [
+        _cell(parameters, lambda n: f"{n:,.0f}" if n < 1e6 else f"{n / 1e6:.2f} M"),
+        _cell(flops, lambda n: f"{n / 1e9:.3g}"),
+        _cell(seconds, lambda n: f"{n * 1e3:.3g}"),
+        _cell(memory, lambda n: f"{n / 2**20:,.0f} MiB"),
+        _cell(training, duration),
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 41 s, 3 min 20 s, 5 h 02 min."""
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def state_line(run: Run) -> str:
+    """How a run without a number ended."""
+    return run.state + (f" ({run.error})" if run.error else "")
+
+
+def mark_best(table: Table, columns: Iterable[int]) -> Table:
+    """The table with the highest value of each named column marked, ties at the printed precision included."""
+    best = {}
+    for column in columns:
+        known = [cells[column] for _, cells in table.rows if cells[column].value is not None]
+        if len(known) > 1:
+            best[column] = max(known, key=lambda cell: cell.value or 0.0).text.split(" ±")[0]
+    rows = [
+        (label, tuple(replace(c, best=c.text.split(" ±")[0] == best.get(i)) for i, c in enumerate(cells)))
+        for label, cells in table.rows
+    ]
+    return replace(table, rows=tuple(rows))
+
+
+def as_text(table: Table) -> str:
+    """Aligned columns for a terminal; a heading over the columns of a group."""
+    names = [table.corner, *(name for _, name in table.columns)]
+    body = [[label, *(cell.text for cell in cells)] for label, cells in table.rows]
+    widths = [max(len(line[i]) for line in [names, *body]) for i in range(len(names))]
+    lines = [_text_line(line, widths) for line in [names, *body]]
+    rule = "-" * len(lines[0])
+    return "\n".join([*_group_line(table, widths), lines[0], rule, *lines[1:]])
+
+
+def as_markdown(table: Table) -> str:
+    """A Markdown table; the best values are bold, and a group's name stands before its columns' names."""
+    heads = [table.corner, *(f"{group}: {name}" if group else name for group, name in table.columns)]
+    lines = ["| " + " | ".join(map(_escape, heads)) + " |", "|" + " --- |" + " ---: |" * len(table.columns)]
+    for label, cells in table.rows:
+        shown = [f"**{_escape(cell.text)}**" if cell.best else _escape(cell.text) for cell in cells]
+        lines.append("| " + " | ".join([_escape(label), *shown]) + " |")
+    return "\n".join(lines)
+
+
+def _comparison_cells(variant: Variant, baseline: Variant) -> list[Cell]:
+    sizes = [_cell(variant.entry("iou_by_size", s).mean, _three) for s in SIZES[:3]]
+    cells = [runs_cell(variant), _fraction(variant.miou)]
+    cells += _difference_cells(difference(variant, baseline), is_baseline=variant is baseline)[:1]
+    cells += [*sizes, *(_dilation_mean(variant, size) for size in SIZES)]
+    return [*cells, cost_cells(variant)[0], _cell(variant.over_seeds(lambda r: r.train_seconds).mean, "{:.0f}".format)]
+
+
+def _dilation_mean(variant: Variant, size: str) -> Cell:
+    if not variant.layers:
+        return Cell(MISSING)
+    return replace(dilation_cell(variant.dilation(size)), best=False)
+
+
+def _difference_cells(found: Difference | None, *, is_baseline: bool) -> list[Cell]:
+    if found is None:
+        return [Cell("baseline" if is_baseline else MISSING), Cell("" if is_baseline else MISSING)]
+    interval = MISSING if found.low is None or found.high is None else f"{found.low:+.3f} to {found.high:+.3f}"
+    title = "" if interval != MISSING else "needs the counts of every image, of the same images on both sides"
+    return [Cell(_minus(f"{found.mean:+.3f}"), found.mean), Cell(_minus(interval), None, title)]
+
+
+def _fraction(values: Mean) -> Cell:
+    if values.mean is None:
+        return Cell(MISSING)
+    spread = "" if values.std is None else f" ± {values.std:.3f}"
+    return Cell(f"{values.mean:.3f}{spread}", values.mean, f"n = {values.n}")
+
+
+def _cell(value: float | None, show: Callable[[float], str]) -> Cell:
+    return Cell(MISSING) if value is None else Cell(show(value), value)
+
+
+def _paper_cell(value: float | None) -> Cell:
+    return _cell(value, _three)
+
+
+def _three(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def _text_line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first = cells[0].ljust(widths[0])
+    return "  ".join([first, *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))])
+
+
+def _group_line(table: Table, widths: Sequence[int]) -> list[str]:
+    groups = [group for group, _ in table.columns]
+    if not any(groups):
+        return []
+    line = " " * widths[0]
+    for name, start, stop in _spans(groups):
+        line += "  " + name.center(sum(widths[start + 1 : stop + 1]) + 2 * (stop - start - 1))
+    return [line.rstrip()]
+
+
+def _spans(groups: Sequence[str]) -> list[tuple[str, int, int]]:
+    """(group, start, stop) of neighbouring columns that share a group; columns without one stand alone."""
+    spans: list[tuple[str, int, int]] = []
+    for index, group in enumerate(groups):
+        if spans and group and spans[-1][0] == group:
+            spans[-1] = (group, spans[-1][1], index + 1)
+        else:
+            spans.append((group, index, index + 1))
+    return spans
+
+
+def _escape(text: str) -> str:
+    for character, escaped in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("\n", " ")):
+        text = text.replace(character, escaped)
+    return text

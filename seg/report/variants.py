@@ -1,0 +1,96 @@
+"""Runs gathered into variants: one row of the ablation each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from seg.errors import ConfigError
+from seg.report.results import Dilation, Result, Run
+from seg.report.statistics import Difference, Mean, mean_std, paired_bootstrap, pool
+
+
+@dataclass(frozen=True)
+class Variant:
+    """All runs that bear one label; runs without a result are kept, so that they are shown."""
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def results(self) -> list[Result]:
+        return [run.result for run in self.runs if run.result is not None]
+
+    @property
+    def miou(self) -> Mean:
+        return self.over_seeds(lambda result: result.miou)
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the sampling differs between positions, told by the spread of the effective dilation."""
+        spreads = [row.std for result in self.results for row in result.effective_dilation if row.std is not None]
+        return any(spread > 1e-3 for spread in spreads) if spreads else not self.label.startswith("dilated")
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers with an effective dilation, in the order of the net."""
+        return unique(row.layer for result in self.results for row in result.effective_dilation)
+
+    def over_seeds(self, read: Callable[[Result], float | None]) -> Mean:
+        return mean_std(read(result) for result in self.results)
+
+    def entry(self, table: str, key: str) -> Mean:
+        """One number of a table of the results, such as "iou" and a class, over seeds."""
+        return self.over_seeds(lambda result: getattr(result, table).get(key))
+
+    def dilation(self, size: str, layer: str | None = None) -> Mean:
+        """Effective dilation on objects of a size, pooled over seeds; of all layers alike without a layer."""
+        if layer is None:
+            means = [self.dilation(size, name) for name in self.layers]
+            return Mean(mean_std(m.mean for m in means).mean, None, sum(m.n for m in means))
+        return pool(self._rows(size, layer))
+
+    def _rows(self, size: str, layer: str) -> Iterable[Dilation]:
+        rows = (row for result in self.results for row in result.effective_dilation)
+        return (row for row in rows if row.layer == layer and row.size == size)
+
+
+def gather(runs: Sequence[Run]) -> list[Variant]:
+    """One variant for each label: those that can't adapt first, then by label with numbers by value."""
+    labels = unique(run.variant for run in runs)
+    variants = [Variant(label, tuple(run for run in runs if run.variant == label)) for label in labels]
+    return sorted(variants, key=lambda v: (not v.results, v.adapts, _natural(v.label)))
+
+
+def find_baseline(variants: Sequence[Variant], label: str | None = None) -> Variant:
+    """The variant that the others are compared with: the one named, else the first that has a number."""
+    known = [variant for variant in variants if variant.miou.n]
+    if label is None:
+        return known[0] if known else variants[0]
+    for variant in variants:
+        if variant.label == label:
+            return variant
+    raise ConfigError(f"baseline={label}: no such variant; choose from {', '.join(v.label for v in variants)}")
+
+
+def difference(variant: Variant, baseline: Variant) -> Difference | None:
+    """How far a variant's mIoU lies above the baseline's, None for the baseline and where a number is missing."""
+    ours, theirs = variant.miou.mean, baseline.miou.mean
+    if ours is None or theirs is None or variant is baseline:
+        return None
+    images = [[result.images for result in side.results if result.images] for side in (variant, baseline)]
+    # an interval of fewer seeds than the means would be of another difference
+    complete = all(len(counts) == len(side.results) for counts, side in zip(images, (variant, baseline), strict=True))
+    interval = paired_bootstrap(*images) if complete else None
+    return Difference(ours - theirs, *(interval or (None, None)))
+
+
+def unique(items: Iterable[str]) -> list[str]:
+    """The items in the order of their first appearance."""
+    return list(dict.fromkeys(items))
+
+
+def _natural(label: str) -> list[tuple[int, float, str]]:
+    parts = re.split(r"(\d+(?:\.\d+)?)", label)
+    return [(0, float(part), "") if index % 2 else (1, 0.0, part) for index, part in enumerate(parts)]
