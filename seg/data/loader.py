@@ -1,0 +1,286 @@
+"""Batches for training and evaluation: the same ones for the same seed, whatever the number of workers."""
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from seg.data.object_size import object_size
+from seg.data.sample import Batch, Dataset, Sample
+from seg.data.transforms import Normalization, Transform, imagenet_normalization
+from seg.errors import ConfigError, DataError
+
+POLICIES = ("raise", "skip")
+Key = tuple[int, int]  # (epoch, index)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a worker made of one key: a sample, or none; and what was wrong with the data on the way."""
+
+    sample: Sample | None
+    problems: tuple[str, ...] = ()
+
+
+class Transformed:
+    """(epoch, index) -> transformed sample, seeded by (seed, epoch, index). Bad data come back as a value, since an
+    exception would reach the main process wrapped in the worker's traceback."""
+
+    def __init__(self, dataset: Dataset, transform: Transform, seed: int, replacements: int) -> None:
+        self.dataset = dataset
+        self.transform = transform
+        self.seed = seed
+        self.replacements = replacements
+
+    def __getitem__(self, key: Key) -> Loaded:
+        epoch, index = key
+        problems: list[str] = []
+        for step in range(self.replacements + 1):
+            try:
+                sample = self._sample(epoch, (index + step) % len(self.dataset))
+            except DataError as error:
+                problems.append(str(error))
+            else:
+                return Loaded(sample, tuple(problems))
+        return Loaded(None, tuple(problems))
+
+    def _sample(self, epoch: int, index: int) -> Sample:
+        seed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0]
+        return self.transform(self.dataset[index], int(seed))
+
+
+class Collate:
+    """Samples -> (batch or none, problems with single samples, what forbids the batch as a whole)."""
+
+    def __init__(self, normalization: Normalization, size_by: str) -> None:
+        self.normalization = normalization
+        self.size_by = size_by
+
+    def __call__(self, loaded: Sequence[Loaded]) -> tuple[Batch | None, list[str], str]:
+        problems = [problem for one in loaded for problem in one.problems]
+        samples = [one.sample for one in loaded if one.sample is not None]
+        mismatch = _mismatch(samples)
+        if mismatch or not samples:
+            return None, problems, mismatch
+        return self._batch(samples), problems, ""
+
+    def _batch(self, samples: Sequence[Sample]) -> Batch:
+        image = torch.from_numpy(np.stack([sample.image for sample in samples]))
+        label = torch.from_numpy(np.stack([sample.label for sample in samples])).long()
+        size = torch.from_numpy(np.stack([self._size(sample) for sample in samples]))
+        return Batch(self.normalization(image), label, size, tuple(sample.name for sample in samples))
+
+    def _size(self, sample: Sample) -> np.ndarray:
+        if sample.objects is None:
+            return np.full(sample.label.shape, np.nan, dtype=np.float32)
+        return object_size(sample.objects, self.size_by)
+
+
+def _mismatch(samples: Sequence[Sample]) -> str:
+    for other in samples[1:]:
+        first = samples[0]
+        for kind in ("image", "label"):
+            a, b = getattr(first, kind).shape, getattr(other, kind).shape
+            if a != b:
+                return (
+                    f"{first.name} and {other.name} can't share a batch: their {kind}s are {a[1]}x{a[0]} and "
+                    f"{b[1]}x{b[0]} px; set batch_size=1, or a crop in training"
+                )
+    return ""
+
+
+class ShuffledBatches:
+    """Batches of (epoch, index): a new order every epoch, the last incomplete batch left out.
+
+    The batches of all ranks together are the same for any number of ranks with the same total batch size.
+    """
+
+    def __init__(self, images: int, batch_size: int, seed: int, rank: int, world: int) -> None:
+        self.images = images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.epoch = 0
+        self.start = 0
+
+    def __len__(self) -> int:
+        return self.images // (self.batch_size * self.world)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch = self.epoch
+        order = np.random.default_rng(np.random.SeedSequence([self.seed, epoch])).permutation(self.images)
+        for number in range(self.start, len(self)):
+            first = (number * self.world + self.rank) * self.batch_size
+            yield [(epoch, int(index)) for index in order[first : first + self.batch_size]]
+
+
+class OrderedBatches:
+    """Every image once, in order, split over the ranks without padding; the last batch may be smaller."""
+
+    def __init__(self, images: int, batch_size: int, rank: int, world: int) -> None:
+        self.indices = range(rank, images, world)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for first in range(0, len(self.indices), self.batch_size):
+            yield [(0, index) for index in self.indices[first : first + self.batch_size]]
+
+
+class Batches:
+    """Reads batches from workers, or in this process where workers is 0, and ends cleanly on bad data.
+
+    skipped: what was wrong with the data passed over under on_bad_sample="skip", one entry a file
+    """
+
+    def __init__(
+        self, source: Transformed, sampler: ShuffledBatches | OrderedBatches, collate: Collate, options: "Reading"
+    ) -> None:
+        self.skipped: dict[str, int] = {}
+        self._options = options
+        self._sampler = sampler
+        self._loader: DataLoader[Any] = DataLoader(
+            source,  # type: ignore[arg-type]  # a map from keys, not from numbers
+            batch_sampler=sampler,  # type: ignore[arg-type]
+            num_workers=options.workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=options.workers > 0,
+            worker_init_fn=_start_worker if options.workers else None,
+            generator=torch.Generator(),  # so that the global random state isn't touched
+        )
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            for batch, problems, mismatch in self._loader:
+                self._count(problems)
+                if mismatch:
+                    raise DataError(mismatch)
+                if batch is not None:
+                    yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise RuntimeError(
+                f"a data worker died ({str(error).splitlines()[0]}); where memory is short, use fewer workers "
+                "or smaller batches"
+            ) from None
+
+    def _count(self, problems: list[str]) -> None:
+        for problem in problems:
+            self.skipped[problem] = self.skipped.get(problem, 0) + 1
+            if self._options.on_bad_sample == "raise":
+                raise DataError(problem)
+            if len(self.skipped) > self._options.skip_limit:
+                raise DataError(f"{len(self.skipped)} bad samples, skip_limit is {self._options.skip_limit}: {problem}")
+
+
+class EpochBatches(Batches):
+    """Training batches, epoch by epoch: `for batch in loader.epoch(3, start=7)`."""
+
+    _sampler: ShuffledBatches
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, without the first `start` ones, which are not even read.
+
+        Each batch is a function of (seed, epoch, its number) alone, so a run that stopped after `start` batches
+        of this epoch goes on exactly where it was. One epoch is read at a time.
+        """
+        if not 0 <= start <= len(self):
+            raise ValueError(f"start={start}: an epoch has {len(self)} batches")
+        self._sampler.epoch, self._sampler.start = epoch, start
+        return iter(self)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How samples are read: worker processes, and what to do about bad ones."""
+
+    workers: int = 0
+    on_bad_sample: str = "raise"
+    skip_limit: int = 10
+
+    def __post_init__(self) -> None:
+        if self.on_bad_sample not in POLICIES:
+            raise ConfigError(f"on_bad_sample={self.on_bad_sample!r}: one of {', '.join(POLICIES)} is needed")
+        if self.workers < 0:
+            raise ConfigError(f"workers={self.workers}: 0 (this process) or more are needed")
+
+
+def train_loader(
+    dataset: Dataset,
+    transform: Transform,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    normalization: Normalization | None = None,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    on_bad_sample: str = "raise",
+    skip_limit: int = 10,
+    size_by: str = "object",
+) -> EpochBatches:
+    """Shuffled batches of batch_size samples on each of `world` ranks; read them with `.epoch(number, start)`.
+
+    normalization: ImageNet's unless given
+    on_bad_sample: "raise" a DataError, or "skip": the next good sample takes the place of a bad one; after
+                   skip_limit different problems it is an error all the same
+    raises:        ConfigError if the data set is shorter than one batch of all ranks
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size}: at least 1 is needed")
+    if len(dataset) < batch_size * world:
+        ranks = f" on each of {world} ranks" if world > 1 else ""
+        raise ConfigError(
+            f"{dataset.name} {dataset.split} has {len(dataset)} images, batch_size={batch_size}{ranks} takes more: "
+            "lower batch_size"
+        )
+    options = Reading(workers, on_bad_sample, skip_limit)
+    # one more bad sample than skip_limit ends the run, so more replacements are never needed
+    source = Transformed(dataset, transform, seed, skip_limit if on_bad_sample == "skip" else 0)
+    sampler = ShuffledBatches(len(dataset), batch_size, seed, rank, world)
+    return EpochBatches(source, sampler, Collate(normalization or imagenet_normalization(), size_by), options)
+
+
+def evaluate_loader(
+    dataset: Dataset,
+    transform: Transform,
+    *,
+    batch_size: int = 1,
+    normalization: Normalization | None = None,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    on_bad_sample: str = "raise",
+    skip_limit: int = 10,
+    size_by: str = "object",
+) -> Batches:
+    """Every image once, in order; rank r of `world` reads images r, r + world, ... Iterate over it.
+
+    Images of different sizes need batch_size=1. A skipped sample is missing from its batch.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size}: at least 1 is needed")
+    options = Reading(workers, on_bad_sample, skip_limit)
+    source = Transformed(dataset, transform, 0, 0)
+    sampler = OrderedBatches(len(dataset), batch_size, rank, world)
+    return Batches(source, sampler, Collate(normalization or imagenet_normalization(), size_by), options)
+
+
+def _start_worker(_: int) -> None:
+    """A worker computes on one thread and leaves signals to the main process, which ends it."""
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
