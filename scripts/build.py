@@ -1,0 +1,92 @@
+"""From configuration to objects: a config file is a saved call, so its schema is the signature that it names."""
+
+import difflib
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import hydra
+import pydantic
+from omegaconf import DictConfig, OmegaConf
+
+from seg.errors import ConfigError
+
+ALLOWED = "seg."  # a configuration may call our own functions only, whatever file it came from
+
+
+def check(config: DictConfig) -> None:
+    """Raises ConfigError listing every key and value that does not fit the function it is an argument of."""
+    missing = sorted(str(key) for key in OmegaConf.missing_keys(config))
+    problems = [f"{key} is missing; give it as {key}=VALUE" for key in missing]
+    if not problems:
+        problems = list(_problems(OmegaConf.to_container(config, resolve=True), ""))
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+
+
+def build(config: DictConfig, *arguments: Any, **keywords: Any) -> Any:
+    """Call what `config` names, with its other keys as arguments; a value out of range is a ConfigError."""
+    try:
+        return hydra.utils.instantiate(config, *arguments, **keywords)
+    except hydra.errors.InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, ConfigError) or not isinstance(cause, ValueError):
+            raise (cause or error) from None
+        raise ConfigError(str(cause)) from None
+
+
+def _problems(node: Any, path: str) -> Iterator[str]:
+    if isinstance(node, list):
+        for index, item in enumerate(node):
+            yield from _problems(item, f"{path}[{index}]")
+    if not isinstance(node, dict):
+        return
+    if "_target_" in node:
+        yield from _call_problems(node, path)
+    for key, value in node.items():
+        yield from _problems(value, f"{path}.{key}" if path else str(key))
+
+
+def _call_problems(node: dict[str, Any], path: str) -> Iterator[str]:
+    target = str(node["_target_"])
+    function = _find(target) if target.startswith(ALLOWED) else None
+    if function is None:
+        yield f"{path}._target_ is {target!r}; only functions and classes of `{ALLOWED}` may be called"
+        return
+    parameters = inspect.signature(function).parameters
+    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    for key, value in node.items():
+        if key.startswith("_"):
+            continue
+        if key not in parameters:
+            close = difflib.get_close_matches(key, parameters, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; it takes {', '.join(parameters)}"
+            yield f"{path}.{key} is no argument of {target}{hint}"
+        elif key in hints and not _has_call(value):
+            yield from _type_problems(f"{path}.{key}", value, hints[key])
+
+
+def _type_problems(path: str, value: Any, hint: Any) -> Iterator[str]:
+    try:
+        pydantic.TypeAdapter(hint, config={"arbitrary_types_allowed": True}).validate_python(value)
+    except pydantic.ValidationError as error:
+        yield f"{path} is {value!r}: {error.errors()[0]['msg'].lower()}"
+    except pydantic.errors.PydanticSchemaGenerationError:
+        pass  # a type that YAML can't spell: the call itself will judge
+
+
+def _has_call(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "_target_" in value or any(map(_has_call, value.values()))
+    return isinstance(value, list) and any(map(_has_call, value))
+
+
+def _find(target: str) -> Callable[..., Any] | None:
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        return None
+    return found if callable(found) else None

@@ -1,0 +1,93 @@
+"""How every command starts: Hydra composes the configuration; an error is one message and an exit code.
+
+Exit codes: 0 done, 1 failure, 2 wrong usage or configuration, 3 bad data, 75 preempted (run again to go on).
+torch is imported by what a command runs, not here, so that --help and --cfg answer at once.
+"""
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from seg.errors import ConfigError, DataError, Preempted, RunError
+
+CONF = str(Path(__file__).resolve().parents[1] / "conf")
+# what neither changes the result nor belongs into the name of a run's folder
+NOT_IN_NAME = ("run", "resume", "experiment", "evaluate", "data.root", "data.workers", "runtime.threads", "hydra")
+
+
+def folder_name(overrides: list[str]) -> str:
+    """The stable folder name of a run: its overrides, less those that do not change what is computed."""
+    kept = [text.lstrip("+~") for text in overrides]
+    kept = [text for text in kept if not any(text == key or text.startswith((key + "=", key + ".")) for key in NOT_IN_NAME)]
+    return ",".join(sorted(kept)).replace("/", ".").replace(" ", "")[:200] or "default"
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Make a function of the configuration a program: `@command("train")` composes conf/train.yaml."""
+
+    def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
+        @functools.wraps(function)
+        def program() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes exceptions on to us, in place of its own report
+            OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+            main = hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)
+            sys.exit(_exit_code(main(_job(function))))
+
+        return program
+
+    return decorate
+
+
+def _job(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    """The function, which tells of its failure at once: a sweep goes on and raises only at its end."""
+
+    @functools.wraps(function)
+    def job(config: DictConfig) -> None:
+        try:
+            function(config)
+        except Exception as error:
+            if not getattr(error, "told", False):
+                _tell(error)
+                error.told = True  # type: ignore[attr-defined]
+            raise
+
+    return job
+
+
+def _exit_code(main: Callable[[], None]) -> int:
+    try:
+        main()
+    except Preempted as error:
+        print(error, file=sys.stderr)
+        return 75
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not getattr(error, "told", False):
+            _tell(error)
+        return _code_of(error)
+    return 0
+
+
+def _code_of(error: Exception) -> int:
+    if isinstance(error, DataError):
+        return 3
+    return 2 if isinstance(error, (ConfigError, HydraException, OmegaConfBaseException)) else 1
+
+
+def _tell(error: Exception) -> None:
+    if isinstance(error, (ConfigError, DataError, RunError, HydraException, OmegaConfBaseException)):
+        cause = error.__cause__ if isinstance(error, HydraException) else None
+        lines = [str(error), *([str(cause).splitlines()[0]] if cause and str(cause) not in str(error) else [])]
+        print("error: " + "\n".join(line.strip() for line in lines), file=sys.stderr)
+    else:
+        traceback.print_exception(error)
