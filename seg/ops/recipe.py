@@ -1,4 +1,4 @@
-"""How each kernel library is made: its sources, the compiler, and the flags of every file. The only place with flags."""
+"""How each kernel library is made: sources, compiler and the flags of every file. The only place with flags."""
 
 import os
 import platform
