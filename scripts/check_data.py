@@ -1,0 +1,28 @@
+"""Read every image and mask once, and name all that is wrong: python scripts/check_data.py data=voc data.root=FOLDER"""
+
+from command import command
+from omegaconf import DictConfig
+
+
+@command("check_data")
+def main(config: DictConfig) -> None:
+    from build import build, check
+
+    from seg.data.check import check as check_data
+    from seg.engine.progress import Progress
+    from seg.errors import DataError
+
+    check(config)
+    problems = 0
+    for key in config.splits:
+        data = build(config.data[key])
+        with Progress(len(data), what=f"reading {data.name} {data.split}") as progress:
+            report = check_data(data, thresholds=tuple(config.data.thresholds), progress=progress.update)
+        print(report)
+        problems += len(report.problems)
+    if problems:
+        raise DataError(f"{problems} problems in the data of {config.data.name}; they are listed above")
+
+
+if __name__ == "__main__":
+    main()

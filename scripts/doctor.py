@@ -1,0 +1,28 @@
+"""What this machine has and what the toolkit makes of it: python scripts/doctor.py"""
+
+import shutil
+import sys
+
+import torch
+
+from seg.engine.runtime import commit, device_name, versions
+from seg.ops import backend
+
+
+def main() -> int:
+    devices = [torch.device("cpu"), *(torch.device("cuda", index) for index in range(torch.cuda.device_count()))]
+    facts = {"commit": commit(), **versions(), "CUDA of torch": torch.version.cuda or "none"}
+    for tool in ("g++", "clang++", "nvcc"):
+        facts[tool] = shutil.which(tool) or "none"
+    for device in devices:
+        facts[str(device)] = device_name(device)
+    for kind in sorted({device.type for device in devices}):
+        facts[f"operators on {kind}"] = backend(kind)
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:{width}}  {value}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

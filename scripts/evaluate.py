@@ -1,0 +1,29 @@
+"""Evaluate a trained run, or anybody's predicted label images: python scripts/evaluate.py run=RUN_FOLDER"""
+
+from command import command
+from omegaconf import DictConfig
+
+
+@command("evaluate")
+def main(config: DictConfig) -> None:
+    from pathlib import Path
+
+    from run import evaluate_folder_of_predictions, evaluate_run, load_config
+
+    from seg.engine import RunFolder
+    from seg.errors import ConfigError
+    from seg.report import result_table
+
+    if (config.run is None) == (config.predictions is None):
+        raise ConfigError("give run=RUN_FOLDER, or predictions=FOLDER with data=NAME data.root=FOLDER")
+    output = Path(config.output) if config.output else None
+    if config.run is not None:
+        trained = load_config(config.run, config)
+        result = evaluate_run(RunFolder(config.run), trained, output=output, examples=config.examples)
+    else:
+        result = evaluate_folder_of_predictions(Path(config.predictions), config, output=output)
+    print(result_table(result))
+
+
+if __name__ == "__main__":
+    main()

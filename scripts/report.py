@@ -1,0 +1,23 @@
+"""Compare the runs of a folder: a table here, and a page with figures. python scripts/report.py runs=SWEEP_FOLDER"""
+
+from command import command
+from omegaconf import DictConfig
+
+
+@command("report")
+def main(config: DictConfig) -> None:
+    from pathlib import Path
+
+    from seg.errors import ConfigError
+    from seg.report import comparison_table, finished, read_runs, write_report
+
+    if config.runs is None:
+        raise ConfigError("runs is missing; give the folder of a sweep as runs=FOLDER")
+    output = Path(config.output) if config.output else None
+    page = write_report(config.runs, output)
+    print(comparison_table(finished(read_runs(config.runs))))
+    print(f"\nthe page: {page}")
+
+
+if __name__ == "__main__":
+    main()

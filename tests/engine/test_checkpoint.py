@@ -1,0 +1,103 @@
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from seg.engine import checkpoint
+from seg.errors import DataError, RunError
+
+
+def state(step: int) -> dict:
+    return {"model": {"w": torch.full((3,), float(step))}, "step": step}
+
+
+def test_newest_good_checkpoint_is_found_and_old_ones_go(tmp_path: Path) -> None:
+    for step in (1, 2, 10):
+        checkpoint.save(tmp_path, step, state(step), keep=2)
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == ["step_00000010.pt", "step_00000002.pt"]
+    loaded, problems = checkpoint.newest(tmp_path)
+    assert loaded["step"] == 10
+    assert problems == []
+    assert oct(checkpoint.list_checkpoints(tmp_path)[0].stat().st_mode & 0o777) == "0o644"
+
+
+@pytest.mark.fault(48)
+def test_fault_48_kill_during_save_leaves_the_previous_one(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, state(1))
+    child = os.fork()
+    if child == 0:  # die between writing the temporary file and renaming it
+        os.replace = lambda *names: os._exit(9)
+        checkpoint.save(tmp_path, 2, state(2))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert list(tmp_path.glob(".*.tmp"))
+    assert checkpoint.newest(tmp_path)[0]["step"] == 1
+    checkpoint.save(tmp_path, 3, state(3))
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.fault(49)
+def test_fault_49_full_disk_keeps_the_previous_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.save(tmp_path, 1, state(1))
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(RunError, match=r"step_00000002.pt.*No space left"):
+        checkpoint.save(tmp_path, 2, state(2))
+    assert checkpoint.newest(tmp_path)[0]["step"] == 1
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def truncate(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def flip_a_bit(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+@pytest.mark.fault(50)
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, lambda data: b"", lambda data: b"<html>not found</html>"])
+def test_fault_50_damaged_checkpoint_is_named_and_the_older_one_taken(tmp_path: Path, damage) -> None:
+    checkpoint.save(tmp_path, 1, state(1))
+    path = checkpoint.save(tmp_path, 2, state(2))
+    path.write_bytes(damage(path.read_bytes()))
+    loaded, problems = checkpoint.newest(tmp_path)
+    assert loaded["step"] == 1
+    assert path.name in problems[0]
+
+
+def test_a_checkpoint_without_its_hash_still_loads(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 1, state(1))
+    path.with_suffix(".sha256").unlink()
+    assert checkpoint.load(path)["step"] == 1
+
+
+class Malicious:
+    def __reduce__(self) -> tuple:
+        return os.system, ("touch ran_by_a_stranger",)
+
+
+@pytest.mark.fault(51)
+def test_fault_51_malicious_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain, zipped = tmp_path / "plain.pt", tmp_path / "zipped.pt"
+    plain.write_bytes(pickle.dumps(Malicious()))
+    torch.save({"model": Malicious()}, zipped)
+    for path in (plain, zipped):
+        with pytest.raises(DataError, match=path.name):
+            checkpoint.load(path)
+    assert not Path("ran_by_a_stranger").exists()
+
+
+def test_another_kind_of_file_is_no_checkpoint(tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(DataError, match="no entry 'model'"):
+        checkpoint.load(tmp_path / "list.pt")
+    with pytest.raises(DataError, match="there is no checkpoint"):
+        checkpoint.load(tmp_path / "absent.pt")

@@ -1,0 +1,208 @@
+"""The training loop on a net of one layer: what it computes, logs, saves and survives."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from seg.data.sample import Batch
+from seg.engine import RunFolder, Runtime, Schedule, Trainer, sgd
+from seg.engine.train import cross_entropy
+from seg.errors import ConfigError, RunError
+
+
+class Batches:
+    """Five batches an epoch, different in every epoch, the same for the same (epoch, batch)."""
+
+    poisoned: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return 5
+
+    def epoch(self, number: int, start: int = 0):
+        for index in range(start, 5):
+            generator = torch.Generator().manual_seed(100 * number + index)
+            image = torch.rand(2, 3, 8, 8, generator=generator)
+            if 5 * number + index in self.poisoned:
+                image[0, 0, 0, 0] = math.nan
+            label = (image[:, 0] > 0.5).long()
+            yield Batch(image, label, torch.zeros(2, 8, 8), (f"{number}-{index}-a", f"{number}-{index}-b"))
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Dropout(0.2), nn.Conv2d(4, 2, 1))
+
+
+def train(folder: Path, *, iterations: int = 12, total: int = 12, loader=None, resume: str = "auto", config=None, **trainer):
+    model = net()
+    Trainer(iterations=iterations, log_every=1, **{"save_every": 4, **trainer}).train(
+        model,
+        loader or Batches(),
+        sgd(model, lr=0.1),
+        Schedule(total),
+        folder=RunFolder(folder),
+        runtime=Runtime(device="cpu"),
+        resume=resume,
+        config=config or {"lr": 0.1},
+    )
+    return model
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def test_loss_falls_and_every_step_is_logged(tmp_path: Path) -> None:
+    train(tmp_path, iterations=60, total=60)
+    records = RunFolder(tmp_path).read_metrics()
+    assert [record["step"] for record in records] == list(range(1, 61))
+    assert records[-1]["loss"] < 0.8 * records[0]["loss"]
+    assert records[7]["epoch"] == 1
+
+
+@pytest.mark.fault(53)
+@pytest.mark.parametrize("stop_at", [5, 7])
+def test_fault_53_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, stop_at: int) -> None:
+    whole = train(tmp_path / "whole")
+    train(tmp_path / "parts", iterations=stop_at)
+    parts = train(tmp_path / "parts")
+    assert torch.equal(weights(whole), weights(parts))
+    losses = [
+        [record["loss"] for record in RunFolder(tmp_path / name).read_metrics()] for name in ("whole", "parts")
+    ]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.fault(42)
+def test_fault_42_a_batch_without_labels_has_no_loss_and_no_gradient() -> None:
+    logits = torch.rand(1, 3, 4, 4, requires_grad=True)
+    loss = cross_entropy(logits, torch.full((1, 4, 4), 255))
+    loss.backward()
+    assert loss == 0
+    assert not logits.grad.any()
+
+
+def test_cross_entropy_is_the_mean_over_labelled_pixels() -> None:
+    logits, label = torch.rand(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
+    label[0, 0] = 255
+    assert cross_entropy(logits, label) == pytest.approx(float(F.cross_entropy(logits, label, ignore_index=255)))
+
+
+def test_accumulating_two_batches_is_one_batch_of_both() -> None:
+    """The mean of the gradients of two halves with the same number of labels is that of the whole."""
+    first, second = list(Batches().epoch(0))[:2]
+
+    class Joined(Batches):
+        def epoch(self, number: int, start: int = 0):
+            yield Batch(
+                torch.cat([first.image, second.image]),
+                torch.cat([first.label, second.label]),
+                torch.cat([first.size, second.size]),
+                first.names + second.names,
+            )
+
+    results = []
+    for loader, accumulate in ((Batches(), 2), (Joined(), 1)):
+        torch.manual_seed(0)
+        model = nn.Conv2d(3, 2, 1)
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            Trainer(iterations=1, accumulate=accumulate).train(
+                model, loader, sgd(model, lr=0.1), Schedule(1), folder=RunFolder(folder), runtime=Runtime(device="cpu")
+            )
+        results.append(weights(model))
+    assert torch.allclose(*results, atol=1e-7)
+
+
+@pytest.mark.fault(57)
+def test_fault_57_a_step_that_is_not_finite_is_skipped_and_named(tmp_path: Path) -> None:
+    loader = Batches()
+    loader.poisoned = (3,)
+    model = train(tmp_path, loader=loader)
+    assert weights(model).isfinite().all()
+    (skipped,) = [record for record in RunFolder(tmp_path).read_metrics() if record["kind"] == "skipped"]
+    assert skipped["names"] == ["0-3-a", "0-3-b"]
+
+
+@pytest.mark.fault(57)
+def test_fault_57_many_such_steps_end_the_run(tmp_path: Path) -> None:
+    loader = Batches()
+    loader.poisoned = tuple(range(2, 12))
+    with pytest.raises(RunError, match="3 steps in a row.*lower optimizer.lr"):
+        train(tmp_path, loader=loader, patience=3)
+
+
+@pytest.mark.fault(55)
+def test_fault_55_a_changed_configuration_is_listed_and_refused(tmp_path: Path) -> None:
+    train(tmp_path, iterations=4, config={"lr": 0.1, "conv.dilation": 2})
+    with pytest.raises(ConfigError, match="conv.dilation: 2 in the checkpoint, 4 now"):
+        train(tmp_path, config={"lr": 0.1, "conv.dilation": 4})
+    train(tmp_path, resume="never", config={"lr": 0.1, "conv.dilation": 4})
+
+
+@pytest.mark.fault(59)
+def test_fault_59_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    with RunFolder(tmp_path).running(), pytest.raises(ConfigError, match=f"process {os.getpid()}"), RunFolder(tmp_path).running():
+        pass
+    assert RunFolder(tmp_path).status()["state"] == "done"
+
+
+def test_status_tells_of_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(RunError), RunFolder(tmp_path).running():
+        raise RunError("the disk\nis full")
+    assert RunFolder(tmp_path).status()["state"] == "failed"
+    assert RunFolder(tmp_path).status()["error"] == "RunError: the disk"
+
+
+@pytest.mark.fault(78)
+def test_fault_78_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file/run"):
+        RunFolder(tmp_path / "file" / "run")
+
+
+@pytest.mark.fault(56)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_fault_56_a_signal_saves_and_the_run_goes_on(tmp_path: Path, number: int) -> None:
+    code = textwrap.dedent(f"""
+        import os, signal, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from test_train import Batches, train
+        from seg.engine import RunFolder
+        from seg.errors import Preempted
+        class Signalled(Batches):
+            def epoch(self, number, start=0):
+                for index, batch in enumerate(super().epoch(number, start), start):
+                    if 5 * number + index == 6:
+                        os.kill(os.getpid(), {int(number)})
+                    yield batch
+        folder = RunFolder({str(tmp_path)!r})
+        try:
+            with folder.running():
+                train(folder.path, loader=Signalled())
+        except Preempted:
+            sys.exit(75)
+    """)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 75, done.stderr
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "preempted"
+    assert [path.name for path in (tmp_path / "checkpoints").glob("*.pt") if "07" in path.name]
+    whole = train(tmp_path / "whole")
+    assert torch.equal(weights(train(tmp_path)), weights(whole))
+
+
+@pytest.mark.parametrize("key", ["iterations", "accumulate", "log_every", "save_every", "keep", "patience"])
+def test_counts_out_of_range_are_named(key: str) -> None:
+    with pytest.raises(ValueError, match=f"trainer.{key} is 0"):
+        Trainer(**{"iterations": 1, key: 0})
