@@ -8,17 +8,15 @@ from typing import Any
 
 import torch
 from build import build, check
-from hydra.core.hydra_config import HydraConfig
+from examples import write_examples
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from examples import write_examples
 from seg.analysis import DilationBySize, cost, offset_statistics, record_offsets
-from seg.data import evaluate_loader, train_loader
+from seg.data import evaluate_loader, one_batch, train_loader
 from seg.engine import RunFolder, Runtime, Schedule, checkpoint, evaluate
 from seg.engine.runtime import commit, device_name, versions
 from seg.errors import ConfigError, DataError
-from seg.metrics import Confusion
 from seg.models import load_weights
 from seg.ops import backend
 
@@ -50,6 +48,8 @@ def train_run(config: DictConfig) -> None:
             batch_size=config.data.batch_size,
             seed=config.seed,
             workers=config.data.workers,
+            on_bad_sample=config.data.on_bad_sample,
+            normalization=build(config.data.normalization),
         )
         print(f"training {_label(config)} in {folder.path}: {trainer.iterations} steps, {runtime.describe()}, {_backend(runtime)}")
         trainer.train(
@@ -84,8 +84,9 @@ def evaluate_run(
     model = model if model is not None else runtime.place(trained_model(folder, config, len(classes)))
     thresholds = tuple(config.data.thresholds)
     transform = build(config.data.evaluate_transform)
+    reading = {"normalization": build(config.data.normalization), "size_by": config.data.size_by}
     loader = evaluate_loader(
-        data, transform, batch_size=config.data.evaluate_batch_size, workers=config.data.workers
+        data, transform, batch_size=config.data.evaluate_batch_size, workers=config.data.workers, **reading
     )
     dilation = DilationBySize(thresholds)
     with record_offsets(model) as recorded:
@@ -98,7 +99,7 @@ def evaluate_run(
             images=len(data),
             after_forward=lambda batch: dilation.add(recorded, batch.size, batch.image.shape[-2:]),
         )
-    image = loader.image(0).image
+    image = one_batch(data, 0, transform, **reading).image
     result = {
         **_facts(config, data, runtime, len(evaluation.names)),
         **evaluation.scores(classes),
@@ -108,7 +109,9 @@ def evaluate_run(
         "train_seconds": _train_seconds(folder),
     }
     target = RunFolder(output) if output else folder
-    result |= write_examples(target.path, model, loader, data, evaluation, runtime, examples)
+    result |= write_examples(
+        target.path, model, data, transform, evaluation, runtime, count=examples, thresholds=thresholds, **reading
+    )
     target.write_result(result)
     folder.log({"kind": "evaluate", "step": _steps(folder), "miou": result["miou"], "split": data.split})
     return result

@@ -1,0 +1,110 @@
+"""The pictures of a run: chosen images with their labels and predictions, and where a unit's samples lie."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from seg.analysis import record_offsets, sampling_points
+from seg.data import SIZES, one_batch, size_class
+from seg.data.sample import Batch
+from seg.engine import Evaluation, Runtime
+from seg.engine.evaluate import forward
+
+LEVELS = 3  # 9, 81, 729 points
+
+
+def write_examples(
+    folder: Path,
+    model: nn.Module,
+    data: Any,
+    transform: Any,
+    evaluation: Evaluation,
+    runtime: Runtime,
+    *,
+    count: int,
+    thresholds: tuple[float, float],
+    **loading: Any,
+) -> dict[str, list[dict[str, Any]]]:
+    """Write images, labels and predictions below folder/examples; returns the entries of result.json about them."""
+    examples, sampling = [], []
+    for index, score in _chosen(evaluation, count):
+        batch = one_batch(data, index, transform, **loading)
+        with torch.inference_mode(), record_offsets(model) as recorded:
+            prediction = forward(model, batch, runtime).argmax(1)[0].cpu()
+        names = _write_pictures(folder, data, index, batch, prediction)
+        examples.append({"name": batch.names[0], **names, "miou": score})
+        for entry in _sampling(recorded, batch, thresholds):
+            sampling.append({"name": batch.names[0], "image": names["image"], **entry})
+    return {"examples": examples, "sampling": sampling}
+
+
+def _chosen(evaluation: Evaluation, count: int) -> Iterator[tuple[int, float | None]]:
+    """The first images, and the best and worst one, each with its own mIoU."""
+    counts = torch.stack(evaluation.per_image).double()  # [images, 2, C]
+    scores = (counts[:, 0] / counts[:, 1]).nanmean(1)
+    known = torch.nonzero(~scores.isnan()).flatten()
+    order = known[scores[known].argsort()].tolist()
+    picked = dict.fromkeys([*range(min(count, len(scores))), *order[-1:], *order[:1]]) if count else {}
+    for index in picked:
+        score = float(scores[index])
+        yield index, None if score != score else score
+
+
+def _write_pictures(folder: Path, data: Any, index: int, batch: Batch, prediction: Tensor) -> dict[str, str]:
+    sample = data[index]
+    (folder / "examples").mkdir(parents=True, exist_ok=True)
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    colours[: len(data.palette)] = data.palette
+    pictures = {
+        "image": Image.fromarray(sample.image),
+        "label": _painted(batch.label[0].numpy(), colours),
+        "prediction": _painted(prediction.numpy(), colours),
+    }
+    names = {}
+    for kind, picture in pictures.items():
+        names[kind] = f"examples/{index:05d}_{kind}.png"
+        picture.save(folder / names[kind])
+    return names
+
+
+def _painted(label: np.ndarray, colours: np.ndarray) -> Image.Image:
+    picture = Image.fromarray(label.astype(np.uint8), mode="P")
+    picture.putpalette(colours.flatten().tolist())
+    return picture
+
+
+def _sampling(recorded: Any, batch: Batch, thresholds: tuple[float, float]) -> Iterator[dict[str, Any]]:
+    """One unit for each object size in the image: the last layer's unit nearest to the middle of such a region."""
+    names = list(recorded)
+    if not names:
+        return
+    sizes = size_class(batch.size, thresholds)[0]
+    ratio = [have / given for have, given in zip(sizes.shape, batch.image.shape[-2:], strict=True)]
+    for number, size in enumerate(SIZES):
+        pixel = _middle(sizes == number, batch.size[0])
+        if pixel is None:
+            continue
+        unit = [value / r for value, r in zip(pixel, ratio, strict=True)]
+        points = sampling_points([recorded[name] for name in names[-LEVELS:]], unit)
+        yield {
+            "object_size": size,
+            "length_px": float(batch.size[0][pixel]),
+            "unit": list(pixel),
+            "points": {str(k): (p.reshape(-1, 2) * torch.tensor(ratio)).tolist() for k, p in points.items()},
+        }
+
+
+def _middle(region: Tensor, size: Tensor) -> tuple[int, int] | None:
+    """The pixel of the region's commonest object that is nearest to its middle; None for an empty region."""
+    if not region.any():
+        return None
+    lengths = size[region]
+    region = region & (size == lengths.mode().values)
+    pixels = torch.nonzero(region)
+    row, column = pixels[(pixels - pixels.double().mean(0)).pow(2).sum(1).argmin()].tolist()
+    return row, column
