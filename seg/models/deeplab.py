@@ -1,0 +1,163 @@
+"""DeepLab: a trunk, a head that scores its cells, and a fixed bilinear upsampling to the image's resolution."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seg.models.conv import check_whole
+
+
+class DeepLab(nn.Module):
+    """Class logits of every pixel: image [N, 3, H, W] -> [N, classes, H, W], float32 also under autocast.
+
+    trunk:    image -> [N, trunk.channels, h, w]
+    head:     called as head(channels_in, classes); default `Head`, the papers' own
+    upsample: a module (logits [N, classes, h, w], (H, W)) -> [N, classes, H, W]; default `Interpolate()`
+    raises:   ConfigError (a ValueError) unless there are 2 classes or more
+    source:   arXiv:1606.00915, as used in arXiv:1703.06211, section 4.1
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        classes: int,
+        *,
+        head: Callable[[int, int], nn.Module] | None = None,
+        upsample: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        check_whole("classes", classes, 2)
+        self.trunk = trunk
+        self.head = (head or Head)(trunk.channels, classes)  # type: ignore[arg-type]
+        self.upsample = upsample or Interpolate()
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits = self.head(self.trunk(image))
+        # float32, which interpolation keeps under autocast: the loss and the arg max are taken at full precision
+        return self.upsample(logits.float(), image.shape[-2:])
+
+
+class Head(nn.Module):
+    """The papers' head: 1x1 convolution to `hidden`, ReLU, 1x1 convolution to the classes.
+
+    source: arXiv:1703.06211, section 2.3 and the released fc6 and score: weights Normal(0, 0.01), biases 0
+    """
+
+    def __init__(self, channels_in: int, classes: int, *, hidden: int = 1024) -> None:
+        super().__init__()
+        check_whole("hidden", hidden, 1)
+        self.fc6 = _scorer(channels_in, hidden)
+        self.score = _scorer(hidden, classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.score(F.relu(self.fc6(features)))
+
+
+class ASPPv2(nn.Module):
+    """DeepLab v2's atrous spatial pyramid: one 3x3 scorer for each dilation, summed.
+
+    source: arXiv:1606.00915, section 3.2; the ResNet variant, dilations 6, 12, 18, 24 at output stride 8
+    """
+
+    def __init__(self, channels_in: int, classes: int, *, dilations: Sequence[int] = (6, 12, 18, 24)) -> None:
+        super().__init__()
+        _check_dilations(dilations)
+        self.scores = nn.ModuleList(_scorer(channels_in, classes, kernel=3, dilation=d) for d in dilations)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.stack([score(features) for score in self.scores]).sum(0)
+
+
+class ASPPv3(nn.Module):
+    """DeepLab v3's pyramid: a 1x1, three dilated 3x3 and the image's mean side by side, then a 3x3 and the scorer.
+
+    dilations: (6, 12, 18) at output stride 16, twice that at 8
+    raises:    ValueError in training on a single image, for which the pooled branch has no batch statistics
+    source:    arXiv:1706.05587, section 3.3; the 3x3 after the projection is torchvision's
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        classes: int,
+        *,
+        dilations: Sequence[int] = (6, 12, 18),
+        hidden: int = 256,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        _check_dilations(dilations)
+        check_whole("hidden", hidden, 1)
+        branches = [_normed(channels_in, hidden, 1)] + [_normed(channels_in, hidden, 3, d) for d in dilations]
+        self.branches = nn.ModuleList(branches)
+        self.pooled = _normed(channels_in, hidden, 1)
+        self.project = nn.Sequential(_normed((len(branches) + 1) * hidden, hidden, 1), nn.Dropout(dropout))
+        self.mix = _normed(hidden, hidden, 3)
+        self.score = _scorer(hidden, classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.training and len(features) == 1:
+            raise ValueError(
+                "ASPPv3 trains on batches of 2 images or more: its pooled branch normalises over the batch"
+            )
+        mean = self.pooled(features.mean((2, 3), keepdim=True)).expand(-1, -1, *features.shape[-2:])
+        pyramid = [branch(features) for branch in self.branches]
+        return self.score(self.mix(self.project(torch.cat([*pyramid, mean], dim=1))))
+
+
+class Interpolate(nn.Module):
+    """Bilinear upsampling as torchvision's segmentation nets have it: align_corners=False, edges repeated.
+
+    At stride s, cell n is written centred at pixel s n + (s - 1) / 2, although a padded trunk reads it at s n: a shift
+    of 7.5 px at stride 16, to which training adapts.
+    """
+
+    def forward(self, logits: Tensor, size: Sequence[int]) -> Tensor:
+        return F.interpolate(logits, size=list(size), mode="bilinear", align_corners=False)
+
+
+class FixedDeconv(nn.Module):
+    """The release's upsampling: a transposed convolution by fixed bilinear weights, cropped to the image.
+
+    At stride s the filter is 2s x 2s and the crop begins at (s / 2, s / 2): cell n is written centred at pixel
+    s n + (s - 1) / 2, 7.5 px at stride 16, where the caffe trunk reads it at 16 n + 2. It differs from `Interpolate`
+    in the half cell around the map, where it fades towards zero; so it is computed as the interpolation of a map with a
+    ring of zeros. Its weights are constants: they are no parameters and are not saved.
+
+    raises: ConfigError (a ValueError) for a stride below 1; ValueError where the map is too small for the image
+    source: Deconvolution (32x32, stride 16, learning rate 0) and Crop (8, 8) of the released DeepLab
+    """
+
+    def __init__(self, stride: int = 16) -> None:
+        super().__init__()
+        check_whole("stride", stride, 1)
+        self.stride = stride
+
+    def forward(self, logits: Tensor, size: Sequence[int]) -> Tensor:
+        (h, w), (height, width), stride = logits.shape[-2:], size, self.stride
+        if stride * h + stride // 2 < height or stride * w + stride // 2 < width:
+            raise ValueError(f"a {h}x{w} map at stride {stride} does not cover {height}x{width} px; see stride")
+        ringed = [stride * (h + 2), stride * (w + 2)]
+        up = F.interpolate(F.pad(logits, (1, 1, 1, 1)), size=ringed, mode="bilinear", align_corners=False)
+        return up[..., stride : stride + height, stride : stride + width]
+
+
+def _scorer(channels_in: int, channels_out: int, *, kernel: int = 1, dilation: int = 1) -> nn.Conv2d:
+    layer = nn.Conv2d(channels_in, channels_out, kernel, padding=dilation * (kernel // 2), dilation=dilation)
+    nn.init.normal_(layer.weight, std=0.01)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _normed(channels_in: int, channels_out: int, kernel: int, dilation: int = 1) -> nn.Sequential:
+    padding = dilation * (kernel // 2)
+    layer = nn.Conv2d(channels_in, channels_out, kernel, padding=padding, dilation=dilation, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True))
+
+
+def _check_dilations(dilations: Sequence[int]) -> None:
+    for dilation in dilations:
+        check_whole("dilations", dilation, 1)

@@ -1,0 +1,128 @@
+"""Trained weights from a local file, whole or partial, or torchvision's by name; and what of them was not used."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from seg.errors import ConfigError, DataError
+from seg.models.mxnet_params import read_params
+from seg.models.names import canonical
+
+TORCHVISION = {f"{name}-imagenet": name for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")}
+# how training code of various projects wraps a state dict
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+# counters of batch normalisation: no weights, and absent from most files
+COUNTER = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a file of weights.
+
+    loaded:  names in the module that got their values from it
+    missing: names in the module that the file does not have; they kept their values
+    unused:  names in the file that the module does not have, or that were skipped
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = [f"{self.source}: {len(self.loaded)} tensors loaded"]
+        for word, names in (("missing", self.missing), ("unused", self.unused)):
+            if names:
+                parts.append(f"{len(names)} {word}: {', '.join(names)}")
+        return "; ".join(parts)
+
+
+def load_weights(
+    module: nn.Module, source: str | Path, *, strict: bool = False, download: bool = False, skip: Sequence[str] = ()
+) -> Report:
+    """Copies weights into `module` (a trunk or a whole DeepLab), cast to its types; returns what was and was not found.
+
+    source:   a .pth, .pt, .safetensors or MXNet .params file, whole or partial; or a name such as "resnet101-imagenet"
+              (torchvision's), used from torch.hub's cache, or downloaded if `download`
+    strict:   raise where anything is missing or unused
+    skip:     beginnings of names in the module that keep their values, e.g. ("head.score",) for other classes
+    raises:   DataError (a ValueError) for a file that cannot be read, a shape that differs, no name in common;
+              ConfigError (a ValueError) for an unknown source, or a download that was not asked for
+    Names may be torchvision's, mmsegmentation's, mmcv's or the released MXNet DeepLab's; see `seg.models.names`.
+    """
+    found = read_weights(source, download=download)
+    state = module.state_dict()
+    targets = {canonical(name): name for name in state}
+    matched = {targets[canonical(name)]: name for name in found if canonical(name) in targets}
+    matched = {target: name for target, name in matched.items() if not target.startswith(tuple(skip))}
+    if not matched:
+        raise DataError(f"{source} has none of the model's weights; it has {_some(found)}, the model {_some(state)}")
+    for target, name in matched.items():
+        _check_shape(source, target, state[target], name, found[name])
+    missing = tuple(name for name in state if name not in matched and not name.endswith(COUNTER))
+    unused = tuple(name for name in found if name not in matched.values() and not name.endswith(COUNTER))
+    if strict and (missing or unused):
+        raise DataError(f"{source} does not fit exactly: missing {_some(missing)}; unused {_some(unused)}")
+    with torch.no_grad():
+        for target, name in matched.items():
+            state[target].copy_(found[name])
+    loaded = tuple(name for name in matched if not name.endswith(COUNTER))
+    return Report(str(source), loaded, missing, unused)
+
+
+def read_weights(source: str | Path, *, download: bool = False) -> dict[str, Tensor]:
+    """The tensors of a file, or of torchvision's weights, by the names they have there."""
+    if str(source) in TORCHVISION:
+        return _torchvision(str(source), download)
+    path = Path(source)
+    if not path.is_file():
+        raise ConfigError(f"weights {str(source)!r}: no such file, and no known name ({', '.join(TORCHVISION)})")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if path.suffix == ".params":
+            return read_params(path)
+        return _tensors(torch.load(path, map_location="cpu", weights_only=True), path)
+    except DataError:
+        raise
+    except Exception as error:  # each format has its own error types; the user needs the file's name
+        raise DataError(f"{path}: cannot be read as weights ({type(error).__name__}: {error})") from error
+
+
+def _tensors(content: object, path: Path) -> dict[str, Tensor]:
+    """The state dict in what a .pth holds, out of its wrappers."""
+    for key in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    if not tensors:
+        raise DataError(f"{path}: holds no state dict; expected names to tensors, or that under one of {WRAPPERS}")
+    return tensors
+
+
+def _torchvision(name: str, download: bool) -> dict[str, Tensor]:
+    """torchvision's first ImageNet weights of a ResNet, from torch.hub's cache or the network."""
+    from torchvision.models import get_model_weights
+
+    weights = get_model_weights(TORCHVISION[name])["IMAGENET1K_V1"]
+    cached = Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[-1])
+    if not download and not cached.is_file():
+        raise ConfigError(f"weights {name!r} are not at {cached}; allow the download (download=true), or name a file")
+    return dict(weights.get_state_dict(progress=True, check_hash=True))
+
+
+def _check_shape(source: str | Path, target: str, want: Tensor, name: str, have: Tensor) -> None:
+    if want.shape != have.shape:
+        raise DataError(
+            f"{source}: {name} is {list(have.shape)}, but the model's {target} is {list(want.shape)}; "
+            f"is it the same architecture? skip={[target]} leaves it out"
+        )
+
+
+def _some(names: object) -> str:
+    listed = list(names)  # type: ignore[call-overload]
+    return ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "") if listed else "nothing"
