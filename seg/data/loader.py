@@ -67,9 +67,10 @@ class Collate:
         mismatch = _mismatch(samples)
         if mismatch or not samples:
             return None, problems, mismatch
-        return self._batch(samples), problems, ""
+        return self.batch(samples), problems, ""
 
-    def _batch(self, samples: Sequence[Sample]) -> Batch:
+    def batch(self, samples: Sequence[Sample]) -> Batch:
+        """Samples of equal sizes as one batch."""
         image = torch.from_numpy(np.stack([sample.image for sample in samples]))
         label = torch.from_numpy(np.stack([sample.label for sample in samples])).long()
         size = torch.from_numpy(np.stack([self._size(sample) for sample in samples]))
@@ -277,6 +278,19 @@ def evaluate_loader(
     source = Transformed(dataset, transform, 0, 0)
     sampler = OrderedBatches(len(dataset), batch_size, rank, world)
     return Batches(source, sampler, Collate(normalization or imagenet_normalization(), size_by), options)
+
+
+def one_batch(
+    dataset: Dataset,
+    index: int,
+    transform: Transform,
+    *,
+    normalization: Normalization | None = None,
+    size_by: str = "object",
+) -> Batch:
+    """A batch of one sample, for pictures and measurements."""
+    collate = Collate(normalization or imagenet_normalization(), size_by)
+    return collate.batch([transform(dataset[index])])
 
 
 def _start_worker(_: int) -> None:

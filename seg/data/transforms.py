@@ -40,7 +40,7 @@ def resized_shape(height: int, width: int, resize: Resize) -> tuple[int, int]:
 
 def resize_image(image: Array, resize: Resize) -> Array:
     """uint8 [H, W, 3] -> uint8 [h, w, 3], bilinear."""
-    height, width = resized_shape(*image.shape[:2], resize)
+    height, width = resized_shape(image.shape[0], image.shape[1], resize)
     if (height, width) == image.shape[:2]:
         return image
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -66,7 +66,8 @@ class TrainingTransform:
         self.rotate90 = rotate90
 
     def __call__(self, sample: Sample, seed: int = 0) -> Sample:
-        image, annotation = resize_image(sample.image, self.resize), _stack(sample)
+        image = resize_image(sample.image, self.resize)
+        annotation: Array = _stack(sample)
         height, width = image.shape[:2]
         if annotation.shape[:2] != (height, width):
             annotation = cv2.resize(annotation, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)

@@ -1,0 +1,159 @@
+"""Decoding of image and mask files, by PIL: what can't be read as it was meant is a DataError that names the file.
+
+PIL because it stops at a truncated file and gives the class ids of a palette image; OpenCV returns a full picture for
+a truncated JPEG, turns images by their EXIF orientation and looks up the palette's colours.
+"""
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from seg.data.sample import Array
+from seg.errors import DataError
+
+MAX_PIXELS = 100_000_000  # 10,000 x 10,000; a file of a few kB can unpack to more than the memory holds
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error, MemoryError)
+ORIENTATION = 0x0112  # EXIF tag
+GREYSCALE_OR_COLOUR = ("RGB", "L", "1", "P", "LA", "PA", "RGBA", "RGBX")
+
+
+def read_image(path: Path | str, *, upright: bool = False) -> NDArray[np.uint8]:
+    """An image file as uint8 [H, W, 3], RGB.
+
+    Greyscale, palette and transparent images are converted (transparency is dropped). CMYK and other colour spaces
+    are not, since the colours would depend on a profile, nor is anything with more than 8 bits a channel.
+
+    upright: turn the picture by its EXIF orientation; otherwise an orientation is an error, because nothing tells
+             whether the mask was drawn before or after the turn
+    raises:  DataError
+    """
+    with _opened(path) as image:
+        if image.mode not in GREYSCALE_OR_COLOUR:
+            raise DataError(
+                f"{path}: mode {image.mode}, expected 8-bit RGB or greyscale; convert it to RGB and save it"
+            )
+        if _bits(image) > 8:
+            raise DataError(f"{path}: {_bits(image)} bits a channel, expected 8; convert it to 8 bits and save it")
+        orientation = image.getexif().get(ORIENTATION, 1)
+        if upright:
+            image = ImageOps.exif_transpose(image)
+        elif orientation not in (0, 1):
+            raise DataError(
+                f"{path}: EXIF orientation {orientation} turns or mirrors the picture when shown, so it may not fit "
+                "its mask; turn the pixels and remove the tag, for instance with PIL.ImageOps.exif_transpose"
+            )
+        return np.array(image.convert("RGB"))
+
+
+def read_mask(path: Path | str) -> NDArray[np.uint8]:
+    """A mask file as uint8 [H, W]: class ids (a palette's indices, not its colours).
+
+    raises: DataError for anything but 8-bit greyscale or palette images, lossy formats included
+    """
+    with _opened(path) as image:
+        _require_ids(path, image, ("P", "L", "1"), "8-bit palette or greyscale")
+        return np.array(image).astype(np.uint8)
+
+
+def read_objects(path: Path | str) -> Array:
+    """An object mask as uint8, uint16 or int32 [H, W], by the file's encoding; ids as they are in the file.
+
+    raises: DataError
+    """
+    with _opened(path) as image:
+        _require_ids(path, image, ("P", "L", "1", "I;16", "I;16L", "I;16B", "I"), "palette or greyscale")
+        objects = np.array(image)
+        return objects.astype(np.uint8) if image.mode == "1" else objects
+
+
+def encoding(path: Path | str) -> str:
+    """How a file is encoded, in words: "PNG palette", "JPEG RGB"; raises DataError if it can't be told."""
+    words = {"P": "palette", "L": "grey", "1": "black and white", "I": "grey 16 or 32 bits", "I;16": "grey 16 bits"}
+    with _opened(path, load=False) as image:
+        return f"{image.format} {words.get(image.mode, image.mode)}"
+
+
+def image_size(path: Path | str) -> tuple[int, int]:
+    """Height and width from the file's header."""
+    with _opened(path, load=False) as image:
+        return image.height, image.width
+
+
+def max_pixels() -> int:
+    """The largest image that is read, in pixels: SEG_MAX_PIXELS or MAX_PIXELS."""
+    value = os.environ.get("SEG_MAX_PIXELS", str(MAX_PIXELS))
+    if not value.isdigit() or int(value) < 1:
+        raise DataError(f"SEG_MAX_PIXELS={value!r}: a positive number of pixels is needed")
+    return int(value)
+
+
+@contextmanager
+def _opened(path: Path | str, *, load: bool = True) -> Iterator[Image.Image]:
+    """The decoded image; every way in which that can fail becomes a DataError. PIL's own limit gives way to ours."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > max_pixels():
+                raise DataError(
+                    f"{path}: {image.width}x{image.height} px is more than {max_pixels()} pixels; if the file is "
+                    "sound, set the environment variable SEG_MAX_PIXELS"
+                )
+            if load:
+                image.load()
+            yield image
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except BROKEN as error:
+        raise DataError(f"{path}: {_what_is_wrong(path, error)}") from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _what_is_wrong(path: Path | str, error: Exception) -> str:
+    if isinstance(error, PermissionError | IsADirectoryError):
+        return f"can't be read ({error.strerror})"
+    start = _first_bytes(path)
+    if not start:
+        return "the file is empty; fetch it again"
+    if start.lstrip()[:1] == b"<":
+        return "the file is a web page or XML, not an image; the download probably failed, fetch it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "the file is a Git LFS pointer, not an image; run git lfs pull"
+    if isinstance(error, UnidentifiedImageError):
+        return f"not an image in a known format (begins with {start[:8]!r})"
+    return f"the image is damaged or cut off ({error}); fetch it again"
+
+
+def _first_bytes(path: Path | str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(64)
+    except OSError:
+        return b"?"
+
+
+def _bits(image: Image.Image) -> int:
+    """Bits per channel in the file: PIL reads RGB of 16 bits as 8 without a word."""
+    png_depth = _first_bytes(image.filename)[24:25] if image.format == "PNG" and hasattr(image, "filename") else b""
+    return png_depth[0] if png_depth else 8
+
+
+def _require_ids(path: Path | str, image: Image.Image, modes: tuple[str, ...], expected: str) -> None:
+    if image.mode not in modes:
+        hint = "; ids can't be told from colours: write each pixel's id into a palette or greyscale PNG"
+        if image.mode.startswith("I"):
+            hint = "; write the class ids as 8-bit values"
+        raise DataError(f"{path}: a mask of mode {image.mode}, expected {expected}{hint}")
+    if image.format in ("JPEG", "WEBP"):
+        raise DataError(f"{path}: a mask in {image.format}, which changes values; save masks as PNG")
+    if image.mode == "L" and _bits(image) in (2, 4):
+        raise DataError(f"{path}: {_bits(image)}-bit greyscale, whose values decoders rescale; save it with 8 bits")

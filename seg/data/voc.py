@@ -1,0 +1,120 @@
+"""PASCAL VOC 2012 for segmentation, with or without SBD; any data set in VOC layout."""
+
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+from numpy.typing import NDArray
+
+from seg.data.files import Entry, FileDataset, find_root, read_ids
+from seg.data.labels import Classes, read_classes, voc_palette
+from seg.errors import ConfigError, DataError
+
+VOC_CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+HINT = "give the folder that holds JPEGImages, SegmentationClass and ImageSets/Segmentation, or VOCdevkit"
+SBD_HINT = "give the folder that holds SBD's img, cls, inst, train.txt and val.txt (benchmark_RELEASE/dataset)"
+BAD_MAT = (ValueError, TypeError, KeyError, IndexError, OSError, NotImplementedError, struct.error, zlib.error)
+
+
+class VOC(FileDataset):
+    """A data set in the layout of VOC 2012, read from the original archive as it unpacks.
+
+    root:     VOCdevkit, VOC2012 in it, or the folder that holds VOCdevkit
+              JPEGImages/ID.jpg  SegmentationClass/ID.png  SegmentationObject/ID.png  ImageSets/Segmentation/SPLIT.txt
+    split:    the name of a list; or "train_aug": VOC's train list and all of SBD without VOC's val list, which are
+              10,582 images in the original archives; where both have an image, VOC's finer masks are taken
+    sbd_root: SBD's folder, for train_aug
+    things:   names of the classes that are objects where SegmentationObject is missing: then objects are connected
+              components; all classes but the background unless given
+
+    A classes.json beside JPEGImages (or in root) names other classes than VOC's 21; see seg.data.labels.read_classes.
+    In SegmentationObject, 255 and the pixels of no object that are ignored are of unknown size.
+    raises: DataError for a root, list or file that is missing or bad, ConfigError for train_aug without sbd_root
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        split: str = "train",
+        *,
+        sbd_root: Path | str | None = None,
+        things: Sequence[str] | None = None,
+    ) -> None:
+        folder = find_root(root, (".", "VOC2012", "VOCdevkit/VOC2012"), "ImageSets/Segmentation", HINT)
+        lists = folder / "ImageSets" / "Segmentation"
+        if split == "train_aug":
+            entries = _augmented(folder, lists, sbd_root)
+        else:
+            entries = [_voc_entry(folder, name) for name in read_ids(lists / f"{split}.txt")]
+        super().__init__("voc", split, entries, _classes(folder, Path(root)), things)
+
+    def read_label(self, entry: Entry) -> NDArray[np.uint8]:
+        if entry.label.suffix == ".mat":
+            return self._classes.label(read_mat(entry.label, "GTcls"), entry.label)
+        return super().read_label(entry)
+
+    def read_objects(self, path: Path, label: NDArray[np.uint8]) -> NDArray[np.int32]:
+        if path.suffix == ".mat":
+            return read_mat(path, "GTinst").astype(np.int32)
+        return super().read_objects(path, label)
+
+
+def read_mat(path: Path, variable: str) -> NDArray[np.uint8]:
+    """The field Segmentation of a struct in one of SBD's .mat files, uint8 [H, W]; raises DataError."""
+    try:
+        return np.asarray(scipy.io.loadmat(path)[variable]["Segmentation"][0, 0], dtype=np.uint8)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except BAD_MAT as error:
+        raise DataError(f"{path}: no {variable}.Segmentation can be read ({error}); fetch the file again") from None
+
+
+def augmented_ids(train: Sequence[str], sbd: Sequence[str], val: Sequence[str]) -> list[str]:
+    """VOC's train list, then what SBD adds to it in order of the ids, without anything in VOC's val list."""
+    held_out = set(val)
+    added = sorted(set(sbd) - set(train) - held_out)
+    return [name for name in train if name not in held_out] + added
+
+
+def _augmented(folder: Path, lists: Path, sbd_root: Path | str | None) -> list[Entry]:
+    if sbd_root is None:
+        raise ConfigError(f"split=train_aug needs sbd_root; {SBD_HINT}")
+    sbd = find_root(sbd_root, (".", "dataset", "benchmark_RELEASE/dataset"), "cls", SBD_HINT)
+    train, val = read_ids(lists / "train.txt"), read_ids(lists / "val.txt")
+    in_sbd = [name for part in ("train", "val") for name in read_ids(sbd / f"{part}.txt")]
+    own = set(train)
+    with_objects = (folder / "SegmentationObject").is_dir()
+    return [
+        _voc_entry(folder, name) if name in own else _sbd_entry(folder, sbd, name, with_objects)
+        for name in augmented_ids(train, in_sbd, val)
+    ]
+
+
+def _voc_entry(folder: Path, name: str) -> Entry:
+    objects = folder / "SegmentationObject"
+    return Entry(
+        name,
+        folder / "JPEGImages" / f"{name}.jpg",
+        folder / "SegmentationClass" / f"{name}.png",
+        objects / f"{name}.png" if objects.is_dir() else None,
+    )
+
+
+def _sbd_entry(folder: Path, sbd: Path, name: str, with_objects: bool) -> Entry:
+    image = folder / "JPEGImages" / f"{name}.jpg"
+    if not image.is_file():
+        image = sbd / "img" / f"{name}.jpg"
+    return Entry(name, image, sbd / "cls" / f"{name}.mat", sbd / "inst" / f"{name}.mat" if with_objects else None)
+
+
+def _classes(folder: Path, root: Path) -> Classes:
+    for place in (folder, root):
+        if (place / "classes.json").is_file():
+            return read_classes(place / "classes.json")
+    return Classes(VOC_CLASSES, voc_palette(len(VOC_CLASSES)), things=tuple(range(1, len(VOC_CLASSES))))
