@@ -1,0 +1,159 @@
+"""Every configuration composes, says what it means at every step, and refuses what it should."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from seg.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from build import build, check  # noqa: E402
+from command import folder_name  # noqa: E402
+
+
+def configuration(*overrides: str, name: str = "train") -> DictConfig:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose(name, [*overrides, *(["run=unused"] if name == "train" else [])])
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
+
+
+def command(*arguments: str, script: str = "train.py", cwd: Path = ROOT, **keywords: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / script), *arguments], capture_output=True, text=True, cwd=cwd, **keywords
+    )
+
+
+@pytest.mark.parametrize("conv", choices("conv"))
+@pytest.mark.parametrize("trunk", choices("trunk"))
+def test_every_conv_fits_every_trunk(conv: str, trunk: str) -> None:
+    config = configuration(f"conv={conv}", f"trunk={trunk}")
+    check(config)
+    assert config.trunk.conv == config.conv
+
+
+@pytest.mark.parametrize("data", choices("data"))
+@pytest.mark.parametrize("optimizer", choices("optimizer"))
+def test_every_data_set_and_optimizer_is_a_valid_call(data: str, optimizer: str) -> None:
+    check(configuration(f"data={data}", "data.root=unused", f"optimizer={optimizer}"))
+
+
+@pytest.mark.parametrize("variant", choices("variant"))
+def test_every_variant_composes_to_the_net_that_it_names(variant: str) -> None:
+    config = configuration(f"variant={variant}")
+    check(config)
+    kind, _, number = variant.partition("_")
+    assert choices("conv").count(kind) == 1
+    assert config.conv._target_.lower().endswith(kind)
+    assert (config.conv.dilation if kind == "dilated" else config.trunk.replaced) == int(number)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "conf" / "experiment").rglob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_experiment_composes(path: Path) -> None:
+    name = path.relative_to(ROOT / "conf" / "experiment").with_suffix("").as_posix()
+    config = configuration(f"experiment={name}", "data.root=unused")
+    check(config)
+
+
+@pytest.mark.fault(71)
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("optimizer.lr=abc", "optimizer.lr is 'abc'"),
+        ("trainer.iterations=1.5", "trainer.iterations is 1.5"),
+        ("+conv.offset_group=4", "conv.offset_group is no argument of seg.models.Deform; did you mean offset_groups?"),
+        ("data=voc", "data.root is missing; give it as data.root=VALUE"),
+        ("conv._target_=os.system", "conv._target_ is 'os.system'"),
+        ("conv._target_=torch.load", "conv._target_ is 'torch.load'"),
+        ("conv._target_=numpy.load", "conv._target_ is 'numpy.load'"),
+    ],
+)
+def test_fault_71_72_a_wrong_value_is_named(override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check(configuration(override))
+
+
+@pytest.mark.fault(71)
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["conv.dilation=0"], "dilation is 0"),
+        (["trunk.output_stride=3"], "output_stride is 3"),
+        (["conv.offset_groups=3"], "offset_groups"),
+        (["trunk.replaced=-1"], "replaced is -1"),
+    ],
+)
+def test_fault_71_a_value_out_of_range_is_named(overrides: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        build(configuration(*overrides).model, classes=5)
+
+
+@pytest.mark.fault(71)
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["conv.dilatoin=4"], "dilatoin"),
+        (["conv=deformed"], "modulated"),
+        (["optimizer.lr=-1", "trainer.iterations=1"], "lr is -1"),
+        (["experiment=ablation/typo"], "ablation/typo"),
+    ],
+)
+def test_fault_71_commands_end_with_2_and_no_traceback(tmp_path: Path, arguments: list[str], words: str) -> None:
+    done = command(*arguments, f"hydra.run.dir={tmp_path}")
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.fault(72)
+def test_fault_72_a_forbidden_target_never_runs(tmp_path: Path) -> None:
+    done = command("conv._target_=os.system", f"hydra.run.dir={tmp_path}")
+    assert done.returncode == 2
+    assert "only functions and classes of `seg.`" in done.stderr
+
+
+@pytest.mark.fault(75)
+def test_fault_75_cfg_and_help_need_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; sys.argv = ['train.py', {!r}, {!r}]; import runpy; runpy.run_path({!r}, run_name='__main__')"
+    for flags in (("--cfg", "job"), ("--help", "seed=1")):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(*flags, str(ROOT / "scripts/train.py"))],
+            capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT / "scripts"), "PATH": "/usr/bin:/bin"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "conv" in done.stdout
+
+
+def test_a_config_value_reaches_the_layer_by_the_same_word() -> None:
+    """Walk: conv=deform conv.offset_groups=4 -> conf/conv/deform.yaml -> ${conv} -> Deform(offset_groups=4)."""
+    config = configuration("conv=deform", "conv.offset_groups=4", "trunk=tiny")
+    model = build(config.model, classes=5)
+    layers = [module for module in model.modules() if type(module).__name__ == "Deform"]
+    assert len(layers) == config.trunk.replaced == 3
+    assert {layer.offset_groups for layer in layers} == {4}
+
+
+def test_folder_names_are_stable_and_leave_out_what_changes_nothing() -> None:
+    same = ["seed=1", "conv=dilated"]
+    assert folder_name(same) == folder_name([*reversed(same), "data.root=/a/b", "resume=auto", "data.workers=4"])
+    assert folder_name(["experiment=ablation/x", "seed=1"]) == "seed=1"
+    assert folder_name([]) == "default"
+    assert "/" not in folder_name(["weights=/a/b.pt"])
+
+
+def test_commands_work_from_another_folder(tmp_path: Path) -> None:
+    start = time.monotonic()
+    done = command("--cfg", "job", cwd=tmp_path)
+    assert done.returncode == 0
+    assert time.monotonic() - start < 60
