@@ -80,9 +80,7 @@ class DeformConv2d(nn.Module):
 
     def forward(self, input: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
         """The layer's output [N, O, h, w]; arguments as of `deform_conv2d`."""
-        return deform_conv2d(
-            input, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask
-        )
+        return deform_conv2d(input, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask)
 
     def extra_repr(self) -> str:
         """What print shows of the layer."""
@@ -132,9 +130,7 @@ def backward(
     """The body of the gradients' operator; what is not needed is an empty tensor."""
     compiled = dispatch.kernels(input.device.type)
     if compiled is None:
-        grads = reference.deform_conv2d_backward(
-            grad, input, offset, weight, mask, stride, padding, dilation, needed
-        )
+        grads = reference.deform_conv2d_backward(grad, input, offset, weight, mask, stride, padding, dilation, needed)
     else:
         dtype = position_dtype(input)
         factor = None if mask is None else mask.to(dtype)

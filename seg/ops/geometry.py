@@ -23,7 +23,12 @@ def output_size(size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dila
 
     raises: ValueError for a stride or dilation below 1, a negative padding, a kernel that is larger than the padded map
     """
-    limits = (("kernel_size", kernel_size, 1), ("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1))
+    limits = (
+        ("kernel_size", kernel_size, 1),
+        ("stride", stride, 1),
+        ("padding", padding, 0),
+        ("dilation", dilation, 1),
+    )
     for name, values, least in limits:
         if min(values) < least:
             raise ValueError(f"{name}={tuple(values)} has to be at least {least} in rows and in columns")
