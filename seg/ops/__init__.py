@@ -1,7 +1,8 @@
 """The operators: deformable convolution, and what belongs to it. Plain torch everywhere, compiled where possible."""
 
+from seg.ops.confusion import confusion_counts
 from seg.ops.deform_conv import DeformConv2d, deform_conv2d
 from seg.ops.dispatch import backend
 from seg.ops.geometry import sampling_positions
 
-__all__ = ["DeformConv2d", "backend", "deform_conv2d", "sampling_positions"]
+__all__ = ["DeformConv2d", "backend", "confusion_counts", "deform_conv2d", "sampling_positions"]

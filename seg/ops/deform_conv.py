@@ -9,7 +9,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from seg.ops import dispatch, reference
 from seg.ops.arguments import checked_size
-from seg.ops.geometry import Pair, pair, position_dtype
+from seg.ops.geometry import Pair, pair
 
 library = torch.library.Library("seg", "DEF")
 library.define(
@@ -107,11 +107,7 @@ def forward(
     if compiled is None:
         out = reference.deform_conv2d(input, offset, weight, bias, mask, stride, padding, dilation)
     else:
-        dtype = position_dtype(input)
-        factor = None if mask is None else mask.to(dtype)
-        out = compiled.deform_conv2d.default(
-            input, offset.to(dtype), weight, bias, factor, *stride, *padding, *dilation
-        )
+        out = compiled.deform_conv2d.default(input, offset, weight, bias, mask, *stride, *padding, *dilation)
     return out.contiguous(memory_format=layout(input))
 
 
@@ -132,10 +128,8 @@ def backward(
     if compiled is None:
         grads = reference.deform_conv2d_backward(grad, input, offset, weight, mask, stride, padding, dilation, needed)
     else:
-        dtype = position_dtype(input)
-        factor = None if mask is None else mask.to(dtype)
         grads = compiled.deform_conv2d_backward.default(
-            grad, input, offset.to(dtype), weight, factor, *stride, *padding, *dilation, *needed
+            grad, input, offset, weight, mask, *stride, *padding, *dilation, *needed
         )
     of_input, of_offset, of_weight, of_mask = grads
     return (
