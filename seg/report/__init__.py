@@ -1,6 +1,7 @@
 """Tables, statistics, figures and a page from the JSON files of finished runs; no model is imported here."""
 
-from seg.report.results import read_runs
+from seg.report.reading import read_runs
 from seg.report.tables import comparison_table
+from seg.report.write import write_report
 
-__all__ = ["comparison_table", "read_runs"]
+__all__ = ["comparison_table", "read_runs", "write_report"]

@@ -9,6 +9,8 @@ import numpy as np
 
 from seg.report.results import Dilation, Images
 
+RESAMPLES = 2000
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -60,7 +62,7 @@ def image_miou(images: Images) -> np.ndarray:
 
 
 def paired_bootstrap(
-    ours: Sequence[Images], baseline: Sequence[Images], *, resamples: int = 2000, seed: int = 0
+    ours: Sequence[Images], baseline: Sequence[Images], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float] | None:
     """95 % interval of the difference in mIoU when the images are drawn again, the same ones for both sides.
 

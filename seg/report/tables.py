@@ -1,36 +1,16 @@
-"""The tables of the report, and their plain text and Markdown forms; the page renders the same cells."""
+"""What each table of the report holds, computed from variants."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 
 from seg.report import paper
 from seg.report.results import SIZES, Run
 from seg.report.statistics import Difference, Mean
+from seg.report.table import Cell, Table, as_text, mark_best
 from seg.report.variants import Variant, difference, find_baseline, gather, unique
 
 MISSING = "–"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What a table shows at one place; the value, where there is one, decides what is marked as best."""
-
-    text: str
-    value: float | None = None
-    title: str = ""
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """columns: (group, name) each, where columns of one group share a heading; rows: a label and its cells."""
-
-    title: str
-    columns: tuple[tuple[str, str], ...]
-    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
-    corner: str = "variant"
 
 
 def comparison(variants: Sequence[Variant], baseline: Variant) -> Table:
@@ -157,40 +137,6 @@ def state_line(run: Run) -> str:
     return run.state + (f" ({run.error})" if run.error else "")
 
 
-def mark_best(table: Table, columns: Iterable[int]) -> Table:
-    """The table with the highest value of each named column marked, ties at the printed precision included."""
-    best = {}
-    for column in columns:
-        known = [cells[column] for _, cells in table.rows if cells[column].value is not None]
-        if len(known) > 1:
-            best[column] = max(known, key=lambda cell: cell.value or 0.0).text.split(" ±")[0]
-    rows = [
-        (label, tuple(replace(c, best=c.text.split(" ±")[0] == best.get(i)) for i, c in enumerate(cells)))
-        for label, cells in table.rows
-    ]
-    return replace(table, rows=tuple(rows))
-
-
-def as_text(table: Table) -> str:
-    """Aligned columns for a terminal; a heading over the columns of a group."""
-    names = [table.corner, *(name for _, name in table.columns)]
-    body = [[label, *(cell.text for cell in cells)] for label, cells in table.rows]
-    widths = [max(len(line[i]) for line in [names, *body]) for i in range(len(names))]
-    lines = [_text_line(line, widths) for line in [names, *body]]
-    rule = "-" * len(lines[0])
-    return "\n".join([*_group_line(table, widths), lines[0], rule, *lines[1:]])
-
-
-def as_markdown(table: Table) -> str:
-    """A Markdown table; the best values are bold, and a group's name stands before its columns' names."""
-    heads = [table.corner, *(f"{group}: {name}" if group else name for group, name in table.columns)]
-    lines = ["| " + " | ".join(map(_escape, heads)) + " |", "|" + " --- |" + " ---: |" * len(table.columns)]
-    for label, cells in table.rows:
-        shown = [f"**{_escape(cell.text)}**" if cell.best else _escape(cell.text) for cell in cells]
-        lines.append("| " + " | ".join([_escape(label), *shown]) + " |")
-    return "\n".join(lines)
-
-
 def _comparison_cells(variant: Variant, baseline: Variant) -> list[Cell]:
     sizes = [_cell(variant.entry("iou_by_size", s).mean, _three) for s in SIZES[:3]]
     cells = [runs_cell(variant), _fraction(variant.miou)]
@@ -202,7 +148,7 @@ def _comparison_cells(variant: Variant, baseline: Variant) -> list[Cell]:
 def _dilation_mean(variant: Variant, size: str) -> Cell:
     if not variant.layers:
         return Cell(MISSING)
-    return replace(dilation_cell(variant.dilation(size)), best=False)
+    return dilation_cell(variant.dilation(size))
 
 
 def _difference_cells(found: Difference | None, *, is_baseline: bool) -> list[Cell]:
@@ -234,35 +180,3 @@ def _three(value: float) -> str:
 
 def _minus(text: str) -> str:
     return text.replace("-", "−")
-
-
-def _text_line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first = cells[0].ljust(widths[0])
-    return "  ".join([first, *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))])
-
-
-def _group_line(table: Table, widths: Sequence[int]) -> list[str]:
-    groups = [group for group, _ in table.columns]
-    if not any(groups):
-        return []
-    line = " " * widths[0]
-    for name, start, stop in _spans(groups):
-        line += "  " + name.center(sum(widths[start + 1 : stop + 1]) + 2 * (stop - start - 1))
-    return [line.rstrip()]
-
-
-def _spans(groups: Sequence[str]) -> list[tuple[str, int, int]]:
-    """(group, start, stop) of neighbouring columns that share a group; columns without one stand alone."""
-    spans: list[tuple[str, int, int]] = []
-    for index, group in enumerate(groups):
-        if spans and group and spans[-1][0] == group:
-            spans[-1] = (group, spans[-1][1], index + 1)
-        else:
-            spans.append((group, index, index + 1))
-    return spans
-
-
-def _escape(text: str) -> str:
-    for character, escaped in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("\n", " ")):
-        text = text.replace(character, escaped)
-    return text

@@ -74,6 +74,12 @@ def find_baseline(variants: Sequence[Variant], label: str | None = None) -> Vari
     raise ConfigError(f"baseline={label}: no such variant; choose from {', '.join(v.label for v in variants)}")
 
 
+def leader(variants: Sequence[Variant], *, adapts: bool | None = None) -> Variant | None:
+    """The variant of the highest mean mIoU, of one kind if asked."""
+    known = [v for v in variants if v.miou.n and adapts in (None, v.adapts)]
+    return max(known, key=lambda v: v.miou.mean or 0.0) if known else None
+
+
 def difference(variant: Variant, baseline: Variant) -> Difference | None:
     """How far a variant's mIoU lies above the baseline's, None for the baseline and where a number is missing."""
     ours, theirs = variant.miou.mean, baseline.miou.mean

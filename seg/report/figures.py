@@ -1,0 +1,134 @@
+"""Charts: each panel is one small drawing, shown alone on the page and beside its neighbours in a PNG."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from seg.report import theme as themes
+from seg.report.theme import Theme
+
+WIDTH, HEIGHT = 4.4, 3.0  # inches of one panel
+_FONT = re.compile(r"font-family: [^;\"]*")
+_REFERENCE = re.compile(r'(\bid="|url\(#|xlink:href="#)')
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart: its heading, what it shows in words, and how it is drawn."""
+
+    title: str
+    alt: str
+    draw: Callable[[Axes, Theme], None]
+
+
+def as_svg(panel: Panel, name: str) -> str:
+    """A panel as inline SVG that takes its colours and its font from the page."""
+    with settings(themes.marks(), name):
+        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        _draw(figure.subplots(), panel, themes.marks())
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = themes.with_variables(svg[svg.index("<svg") :])
+    # ids are unique within a figure only, the page holds many
+    return _REFERENCE.sub(rf"\g<1>{name}-", _FONT.sub("font-family: inherit", svg))
+
+
+def save_png(panels: Sequence[Panel], path: Path) -> None:
+    """The panels side by side, as PATH for light and as PATH with -dark before its ending for dark pages."""
+    for theme, target in ((themes.LIGHT, path), (themes.DARK, path.with_stem(f"{path.stem}-dark"))):
+        with settings(theme, path.stem):
+            columns = min(len(panels), 3)
+            rows = -(-len(panels) // columns)
+            figure = Figure(figsize=(WIDTH * columns, (HEIGHT + 0.3) * rows), layout="constrained")
+            axes = figure.subplots(rows, columns, squeeze=False).ravel()
+            for axis, panel in zip(axes, panels, strict=False):
+                axis.set_title(panel.title, loc="left", fontsize=10, fontweight="bold", color=theme["ink"], pad=10)
+                _draw(axis, panel, theme)
+            for axis in axes[len(panels) :]:
+                axis.set_axis_off()
+            figure.savefig(target, dpi=160, facecolor=theme["paper"])
+
+
+@contextmanager
+def settings(theme: Theme, name: str) -> Iterator[None]:
+    """Matplotlib's settings while one figure is drawn."""
+    values: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        "text.parse_math": False,  # a class may be called $x$
+        "font.size": 10,
+        "text.color": theme["ink"],
+        "axes.facecolor": "none",
+        "axes.edgecolor": theme["muted"],
+        "axes.labelcolor": theme["muted"],
+        "axes.linewidth": 0.8,
+        "axes.unicode_minus": True,
+        "xtick.color": theme["muted"],
+        "ytick.color": theme["muted"],
+        "lines.solid_capstyle": "round",
+    }
+    with matplotlib.rc_context(values), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield
+
+
+def _draw(axes: Axes, panel: Panel, theme: Theme) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(length=3, width=0.8)
+    panel.draw(axes, theme)
+
+
+def grid(axes: Axes, theme: Theme, axis: str = "y") -> None:
+    """Faint lines behind the data, along one axis, which then needs no line of its own."""
+    axes.grid(axis=axis, color=theme["rule"], linewidth=0.8)  # type: ignore[arg-type]
+    axes.set_axisbelow(True)
+    axes.spines["left" if axis == "y" else "bottom"].set_visible(False)
+    axes.tick_params(axis=axis, length=0)  # type: ignore[arg-type]
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Names at the right edge, (height, text, colour) each, moved apart where they would touch."""
+    to_axes = axes.transScale + axes.transLimits
+    wanted = [float(to_axes.transform((0, height))[1]) for height, _, _ in ends]
+    for place, (_, text, colour) in zip(spread(wanted, 0.085), ends, strict=True):
+        axes.annotate(
+            text,
+            (1, place),
+            xycoords="axes fraction",
+            xytext=(7, 0),
+            textcoords="offset points",
+            color=colour,
+            va="center",
+            fontsize=9.5,
+            annotation_clip=False,
+        )
+
+
+def spread(places: Sequence[float], gap: float) -> list[float]:
+    """Places at least a gap apart and in the same order, each cluster centred where its members wanted to be."""
+    order = sorted(range(len(places)), key=places.__getitem__)
+    clusters: list[list[int]] = []
+    for index in order:
+        clusters.append([index])
+        while len(clusters) > 1 and _start(clusters[-1], places, gap) < _start(clusters[-2], places, gap) + gap * len(
+            clusters[-2]
+        ):
+            clusters[-2:] = [clusters[-2] + clusters[-1]]
+    moved = {i: _start(c, places, gap) + k * gap for c in clusters for k, i in enumerate(c)}
+    return [moved[index] for index in range(len(places))]
+
+
+def _start(cluster: Sequence[int], places: Sequence[float], gap: float) -> float:
+    return sum(places[index] for index in cluster) / len(cluster) - gap * (len(cluster) - 1) / 2

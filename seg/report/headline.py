@@ -1,0 +1,104 @@
+"""What the numbers say, in words, and what a reader should know before trusting them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from seg.report.results import SIZES, Run
+from seg.report.statistics import Difference
+from seg.report.variants import Variant, difference, leader, unique
+
+
+def headline(variants: Sequence[Variant]) -> str:
+    """One sentence: the best adaptive net against the best of fixed sampling, whichever way it went."""
+    ours, theirs = leader(variants, adapts=True), leader(variants, adapts=False)
+    if ours is None or theirs is None:
+        best = ours or theirs
+        return "No variant has a mIoU." if best is None else f"{_first(best.label)} reaches {_value(best)} mIoU."
+    found = difference(ours, theirs)
+    assert found is not None
+    if abs(found.mean) < 0.0005:
+        return f"{_first(ours.label)} and {theirs.label} are level at {_value(ours)} mIoU."
+    other = f"the best {_kind(variants)} net"
+    if found.mean < 0:
+        return f"{_first(ours.label)} stays {-found.mean:.3f} mIoU below {theirs.label}, {other}."
+    return f"{_first(ours.label)} reaches {ours.miou.mean:.3f} mIoU, {found.mean:.3f} above {other}."
+
+
+def lead(variants: Sequence[Variant]) -> list[str]:
+    """The sentences below the headline: with which certainty, and what the filters do."""
+    ours, theirs = leader(variants, adapts=True), leader(variants, adapts=False)
+    sentences = []
+    if ours and theirs:
+        sentences.append(f"It has {_value(ours)}; {theirs.label}, the best {_kind(variants)} net, {_value(theirs)}.")
+        sentences += _certainty(ours, theirs, difference(ours, theirs))
+    if ours and ours.layers:
+        sentences.append(_growth(ours))
+    return sentences
+
+
+def notes(runs: Sequence[Run], variants: Sequence[Variant]) -> list[str]:
+    """What differs between the runs though a comparison needs it equal, and what is missing."""
+    results = [run.result for run in runs if run.result]
+    found = []
+    for word, values in (
+        ("evaluation protocol", [result.protocol for result in results]),
+        ("training budget", [result.facts.get("budget", "") for result in results]),
+        ("commit", [result.facts.get("commit", "") for result in results]),
+        ("device", [result.facts.get("device", "") for result in results]),
+    ):
+        different = [value or "not stated" for value in unique(values)]
+        if len(different) > 1:
+            found.append(f"The runs differ in their {word}: {'; '.join(different)}.")
+    counts = {v.label: v.miou.n for v in variants if v.results}
+    if len(set(counts.values())) > 1:
+        found.append(
+            "The variants differ in their seeds: " + ", ".join(f"{n} of {label}" for label, n in counts.items()) + "."
+        )
+    if counts and max(counts.values()) == 1:
+        found.append("One seed each: a difference between single seeds includes the luck of the draw.")
+    left_out = [run for run in runs if run.result is None]
+    if left_out:
+        found.append(f"{len(left_out)} of {len(runs)} runs have no number that counts; they are listed under Runs.")
+    return found
+
+
+def _certainty(ours: Variant, theirs: Variant, found: Difference | None) -> list[str]:
+    sentences = []
+    if found and found.low is not None and found.high is not None:
+        verdict = "includes zero" if found.low <= 0 <= found.high else "excludes zero"
+        interval = f"{found.low:+.3f} to {found.high:+.3f}".replace("-", "−")
+        sentences.append(f"Over the choice of images, the 95 % interval of the difference is {interval}: it {verdict}.")
+    if min(ours.miou.n, theirs.miou.n) > 1:
+        seeds = [[r.miou for r in v.results if r.miou is not None] for v in (ours, theirs)]
+        if min(seeds[0]) > max(seeds[1]):
+            sentences.append(
+                f"Every seed of {ours.label} (from {min(seeds[0]):.3f}) is above every seed of {theirs.label} "
+                f"(up to {max(seeds[1]):.3f})."
+            )
+    return sentences
+
+
+def _growth(variant: Variant) -> str:
+    means = [[variant.dilation(size, layer).mean for size in SIZES[:3]] for layer in variant.layers]
+    known = [row for row in means if None not in row]
+    growing = sum(row[0] < row[1] < row[2] for row in known)  # type: ignore[operator]
+    overall = [variant.dilation(size).mean for size in SIZES[:3]]
+    shown = " / ".join("n=0" if value is None else f"{value:.2f}" for value in overall)
+    return (
+        f"The effective dilation of {variant.label} grows from small to medium to large objects in {growing} of "
+        f"{len(variant.layers)} layers; on average {shown} cells."
+    )
+
+
+def _kind(variants: Sequence[Variant]) -> str:
+    return "dilated" if all(v.label.startswith("dilated") for v in variants if not v.adapts) else "fixed"
+
+
+def _value(variant: Variant) -> str:
+    mean = variant.miou
+    return f"{mean.mean:.3f}" + ("" if mean.std is None else f" ± {mean.std:.3f}")
+
+
+def _first(text: str) -> str:
+    return text[:1].upper() + text[1:]

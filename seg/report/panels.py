@@ -1,0 +1,274 @@
+"""What each chart of the report shows, drawn from variants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from seg.report.figures import Panel, grid, label_ends
+from seg.report.results import SIZES, Histogram
+from seg.report.statistics import image_miou
+from seg.report.theme import Theme, layer_role, variant_role
+from seg.report.variants import Variant, difference
+
+_MARKERS = "osD^vPX"
+
+
+def roles(variants: Sequence[Variant]) -> dict[str, str]:
+    """The colour role of each variant, by its label; the same in every chart."""
+    kinds = {adapts: [v.label for v in variants if v.adapts is adapts] for adapts in (False, True)}
+    return {v.label: variant_role(kinds[v.adapts].index(v.label), adapts=v.adapts) for v in variants}
+
+
+def seeds(variants: Sequence[Variant]) -> Panel:
+    """mIoU of every seed as a dot, the mean as a line."""
+    shown = [v for v in variants if v.miou.n]
+    colours = roles(variants)
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for row, variant in enumerate(shown):
+            colour = theme[colours[variant.label]]
+            values = [r.miou for r in variant.results if r.miou is not None]
+            axes.vlines(np.mean(values), row - 0.28, row + 0.28, color=colour, linewidth=2.2)
+            axes.plot(values, [row] * len(values), "o", color=colour, markersize=6, alpha=0.65, markeredgewidth=0)
+        _rows(axes, theme, [v.label for v in shown])
+        axes.set_xlabel("mIoU; a dot is a seed, the line their mean")
+        axes.margins(x=0.08)
+        axes.locator_params(axis="x", nbins=5)
+
+    means = ", ".join(f"{v.label} {v.miou.mean:.3f}" for v in shown)
+    return Panel("mIoU", f"mIoU of every seed, by variant: {means}", draw)
+
+
+def differences(variants: Sequence[Variant], baseline: Variant) -> Panel | None:
+    """The difference to the baseline with its 95 % interval over images."""
+    found = [(v, d) for v in variants if (d := difference(v, baseline)) is not None]
+    if not found:
+        return None
+    colours = roles(variants)
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        axes.axvline(0, color=theme["muted"], linewidth=1)
+        for row, (variant, d) in enumerate(found):
+            colour = theme[colours[variant.label]]
+            if d.low is not None and d.high is not None:
+                axes.hlines(row, d.low, d.high, color=colour, linewidth=2.6, alpha=0.55)
+            axes.plot(d.mean, row, "o", color=colour, markersize=6.5, markeredgewidth=0)
+        _rows(axes, theme, [v.label for v, _ in found])
+        axes.set_xlabel(f"mIoU minus that of {baseline.label}; bar: 95 % over images")
+        axes.margins(x=0.1)
+        axes.locator_params(axis="x", nbins=5)
+
+    return Panel("Difference", f"Difference in mIoU to {baseline.label}, with 95 % intervals", draw)
+
+
+def by_size(variants: Sequence[Variant], table: str, title: str) -> Panel | None:
+    """A fraction by object size, a line for each variant."""
+    lines = {v.label: [v.entry(table, size).mean for size in SIZES[:3]] for v in variants}
+    lines = {label: values for label, values in lines.items() if any(value is not None for value in values)}
+    if not lines:
+        return None
+    colours = roles(variants)
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for index, (label, values) in enumerate(lines.items()):
+            _line(axes, range(3), values, theme[colours[label]], _MARKERS[index % len(_MARKERS)])
+        grid(axes, theme)
+        axes.set_xticks(range(3), SIZES[:3])
+        axes.set_xlim(-0.15, 2.15)
+        _name(axes, theme, [(values[-1], label, colours[label]) for label, values in lines.items()])
+
+    return Panel(title, f"{title} on small, medium and large objects, by variant", draw)
+
+
+def dilation(variant: Variant, variants: Sequence[Variant]) -> Panel:
+    """Effective dilation of each layer by object size, with the nets of fixed sampling as flat lines."""
+    layers = variant.layers
+    flat = {v.label: v.dilation("small").mean or v.dilation("background").mean for v in variants if not v.adapts}
+    colours = roles(variants)
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for label, level in flat.items():
+            if level is not None:
+                axes.axhline(level, color=theme[colours[label]], linewidth=1.2, dashes=(4, 3))
+        ends = [(level, label, colours[label]) for label, level in flat.items()]
+        for index, layer in enumerate(layers):
+            role = layer_role(index, len(layers))
+            values = [variant.dilation(size, layer).mean for size in SIZES]
+            _line(axes, range(3), values[:3], theme[role], "o")
+            axes.plot([3], [np.nan if values[3] is None else values[3]], "o", color=theme[role], markersize=5)
+            ends.append((values[2], layer, role))
+        grid(axes, theme)
+        axes.set_xticks(range(4), SIZES)
+        axes.set_xlim(-0.2, 3.2)
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("cells")
+        _name(axes, theme, ends)
+
+    return Panel(variant.label, f"Effective dilation of {variant.label} by object size and layer", draw)
+
+
+def cost(variants: Sequence[Variant], key: str, scale: float, label: str) -> Panel | None:
+    """mIoU over a cost; up and to the left is better."""
+    points = {v.label: (v.entry("cost", key).mean, v.miou.mean) for v in variants}
+    known = {name: (x * scale, y) for name, (x, y) in points.items() if x is not None and y is not None}
+    if not known:
+        return None
+    colours = roles(variants)
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for index, (name, (x, y)) in enumerate(known.items()):
+            colour = theme[colours[name]]
+            axes.plot(x, y, _MARKERS[index % len(_MARKERS)], color=colour, markersize=7, markeredgewidth=0)
+        grid(axes, theme)
+        axes.margins(x=0.15, y=0.15)
+        axes.set_xlabel(label)
+        axes.set_ylabel("mIoU")
+        _name(axes, theme, [(y, name, colours[name]) for name, (_, y) in known.items()])
+
+    return Panel(f"mIoU by {label}", f"mIoU against {label}, by variant", draw)
+
+
+def distributions(variant: Variant) -> list[Panel]:
+    """How the effective dilation is distributed in each layer, a curve for each object size."""
+    rows = [row for result in variant.results for row in result.histograms]
+    layers = list(dict.fromkeys(row.layer for row in rows))
+    return [_distribution(layer, [row for row in rows if row.layer == layer]) for layer in layers]
+
+
+def image_differences(variant: Variant, baseline: Variant) -> Panel | None:
+    """Every image's difference in mIoU to the baseline, sorted: who wins where, not on average only."""
+    pair = [_image_means(side) for side in (variant, baseline)]
+    if variant is baseline or any(side is None or side.keys() != pair[0].keys() for side in pair if pair[0]):
+        return None
+    ours, theirs = pair
+    if not ours or not theirs:
+        return None
+    gains = np.sort([ours[name] - theirs[name] for name in ours])[::-1]
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        better = gains > 0
+        width = 1.0 if len(gains) > 150 else 0.8
+        for part, role in ((better, "accent"), (~better, "fixed-2")):
+            axes.bar(np.arange(len(gains))[part], gains[part], width=width, color=theme[role], linewidth=0)
+        grid(axes, theme)
+        axes.axhline(0, color=theme["muted"], linewidth=0.8)
+        axes.set_xlabel(f"{len(gains)} images, sorted; better on {better.sum()}")
+        axes.set_ylabel(f"mIoU minus {baseline.label}'s")
+
+    return Panel(
+        f"{variant.label}, image by image",
+        f"{variant.label} is better on {(gains > 0).sum()} of {len(gains)} images",
+        draw,
+    )
+
+
+def training(variants: Sequence[Variant]) -> list[Panel]:
+    """Loss, validation mIoU and mean offset over the steps of training; one thin line a run."""
+    read: list[tuple[str, Callable[[Mapping[str, Any]], Any], int]] = [
+        ("Training loss", lambda row: row.get("loss") if row.get("kind") == "train" else None, 15),
+        ("mIoU during training", lambda row: row.get("miou") if row.get("kind") == "evaluate" else None, 1),
+        ("Mean |offset| of the layers, cells", lambda row: _offset(row, "mean"), 1),
+        ("Largest |offset| of the layers, cells", lambda row: _offset(row, "max"), 1),
+    ]
+    panels = [_curves(variants, title, value, window) for title, value, window in read]
+    return [panel for panel in panels if panel is not None]
+
+
+def _distribution(layer: str, rows: Sequence[Histogram]) -> Panel:
+    def draw(axes: Axes, theme: Theme) -> None:
+        for index, size in enumerate(SIZES):
+            density = _density([row for row in rows if row.size == size])
+            if density is None:
+                continue
+            colour = theme[f"size-{index}"]
+            axes.stairs(*density, color=colour, linewidth=1.6, label=size)
+            axes.stairs(*density, color=colour, fill=True, alpha=0.12)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("effective dilation, cells")
+        axes.legend(frameon=False, fontsize=9.5, labelcolor="linecolor", handlelength=1.2)
+
+    return Panel(layer, f"Distribution of the effective dilation in {layer}, by object size", draw)
+
+
+def _density(rows: Sequence[Histogram]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Counts of several seeds together, as a density; None without a filter or with edges that differ."""
+    counts = sum(np.asarray(row.counts, dtype=np.float64) for row in rows if row.edges == rows[0].edges)
+    if not rows or not np.sum(counts):
+        return None
+    edges = np.asarray(rows[0].edges)
+    return counts / np.sum(counts) / np.diff(edges), edges
+
+
+def _image_means(variant: Variant) -> dict[str, float] | None:
+    images = [result.images for result in variant.results if result.images]
+    if not images or len({entry.names for entry in images}) != 1:
+        return None
+    return dict(zip(images[0].names, np.mean([image_miou(entry) for entry in images], axis=0), strict=True))
+
+
+def _curves(
+    variants: Sequence[Variant], title: str, value: Callable[[Mapping[str, Any]], Any], window: int
+) -> Panel | None:
+    lines = [(v, _curve(run.training, value, window)) for v in variants for run in v.runs]
+    lines = [(v, curve) for v, curve in lines if len(curve)]
+    if not lines:
+        return None
+    colours = roles(variants)
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for variant, curve in lines:
+            axes.plot(curve[:, 0], curve[:, 1], color=theme[colours[variant.label]], linewidth=1.3, alpha=0.8)
+        grid(axes, theme)
+        axes.set_xlabel("step")
+        ends: dict[str, list[float]] = {}
+        for variant, curve in lines:
+            ends.setdefault(variant.label, []).append(curve[-1, 1])
+        _name(axes, theme, [(float(np.mean(last)), label, colours[label]) for label, last in ends.items()])
+
+    return Panel(title, f"{title} by step, a line for each run", draw)
+
+
+def _curve(rows: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], Any], window: int) -> np.ndarray:
+    """[points, 2] of step and value, smoothed by a running mean, at most about 300 points."""
+    found = [(row.get("step"), value(row)) for row in rows]
+    points = np.array([p for p in found if all(isinstance(n, int | float) and np.isfinite(n) for n in p)], dtype=float)
+    if not len(points):
+        return points
+    window = min(window, max(len(points) // 8, 1))
+    sums = np.cumsum(np.concatenate([[0.0], points[:, 1]]))
+    stop = np.arange(1, len(points) + 1)
+    start = np.maximum(stop - window, 0)
+    points[:, 1] = (sums[stop] - sums[start]) / (stop - start)
+    return points[:: -(-len(points) // 300)]
+
+
+def _offset(row: Mapping[str, Any], key: str) -> float | None:
+    layers = row.get("offset")
+    if not isinstance(layers, dict) or not layers:
+        return None
+    values = [layer.get(key) for layer in layers.values() if isinstance(layer, dict)]
+    known = [value for value in values if isinstance(value, int | float)]
+    return (max(known) if key == "max" else sum(known) / len(known)) if known else None
+
+
+def _line(axes: Axes, x: Sequence[int], values: Sequence[float | None], colour: str, marker: str) -> None:
+    heights = [np.nan if value is None else value for value in values]
+    axes.plot(x, heights, color=colour, marker=marker, markersize=5, linewidth=2, markeredgewidth=0)
+
+
+def _name(axes: Axes, theme: Theme, ends: Sequence[tuple[float | None, str, str]]) -> None:
+    axes.autoscale_view()
+    label_ends(axes, [(height, text, theme[role]) for height, text, role in ends if height is not None])
+
+
+def _rows(axes: Axes, theme: Theme, labels: Sequence[str]) -> None:
+    grid(axes, theme, "x")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.tick_params(axis="y", length=0, labelcolor=theme["ink"])
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(len(labels) - 0.4, -0.6)

@@ -1,0 +1,236 @@
+"""Photographs, class maps, errors and sampling points, ready to be embedded in a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from seg.report.results import SIZES, Example, Result, Sampling
+from seg.report.variants import Variant
+
+IGNORED = 255
+LONG_SIDE = 512  # px of an embedded picture
+_ERROR = (255, 45, 120)
+_COLOURS = np.array(  # for class maps without a palette of their own
+    [(38, 41, 46), (213, 94, 0), (0, 114, 178), (0, 158, 115), (240, 228, 66), (204, 121, 167), (86, 180, 233)]
+)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture of a row: a photograph with a class map and errors over it, each of which can be shown."""
+
+    caption: str
+    note: str = ""
+    photo: int | None = None
+    classes: str = ""
+    errors: str = ""
+    points: Mapping[int, np.ndarray] = field(default_factory=dict)
+    unit: tuple[float, float] | None = None
+    size: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Tiles of one image."""
+
+    title: str
+    tiles: tuple[Tile, ...]
+
+
+class Photos:
+    """The photographs of a page, each embedded once however often it is shown."""
+
+    def __init__(self) -> None:
+        self.uris: list[str] = []
+        self._known: dict[str, tuple[int, tuple[int, int]]] = {}
+
+    def add(self, name: str, path: Path) -> tuple[int, tuple[int, int]]:
+        """The number of a photograph and its (width, height) in px of the file."""
+        if name not in self._known:
+            image = _open(path).convert("RGB")
+            self._known[name] = (len(self.uris), image.size)
+            self.uris.append(_uri(_shrink(image, Image.Resampling.LANCZOS), photo=True))
+        return self._known[name]
+
+
+def side_by_side(variants: Sequence[Variant], photos: Photos, most: int = 6) -> list[Row]:
+    """Images that most variants have as examples: photograph, ground truth, then each variant's prediction."""
+    examples = {v.label: _examples(v) for v in variants if v.results}
+    counts: dict[str, int] = {}
+    for table in examples.values():
+        for name in table:
+            counts[name] = counts.get(name, 0) + 1
+    shared = sorted(counts, key=lambda name: -counts[name])[:most]
+    return [row for name in shared for row in _example_row(name, examples, photos)]
+
+
+def best_and_worst(variant: Variant, photos: Photos, each: int = 3) -> list[Row]:
+    """The examples of highest and of lowest mIoU of one variant."""
+    ranked = sorted(
+        (example for example in _examples(variant).values() if example.miou is not None), key=lambda e: -(e.miou or 0.0)
+    )
+    if len(ranked) < 2:
+        return []
+    each = min(each, len(ranked) // 2)
+    chosen = [("best", example) for example in ranked[:each]] + [("worst", example) for example in ranked[-each:]]
+    rows = []
+    for word, example in chosen:
+        for row in _example_row(example.name, {variant.label: {example.name: example}}, photos):
+            rows.append(Row(f"{word}: {row.title}", row.tiles))
+    return rows
+
+
+def sampling_rows(variants: Sequence[Variant], photos: Photos) -> list[Row]:
+    """Where a unit on a small, on a large and on no object looks; a row for each unit, a tile for each variant."""
+    found: dict[tuple[str, str, tuple[float, float]], dict[str, tuple[Sampling, Path]]] = {}
+    for variant in variants:
+        for unit, path in _units(variant):
+            found.setdefault((unit.object_size, unit.name, unit.unit), {})[variant.label] = (unit, path)
+    order = {size: index for index, size in enumerate(SIZES)}
+    rows = []
+    for (size, name, _), units in sorted(found.items(), key=lambda item: (order.get(item[0][0], 9), item[0][1])):
+        tiles = [_sampling_tile(label, unit, path, photos) for label, (unit, path) in units.items()]
+        length = next(iter(units.values()))[0].length
+        extent = f", {length:.0f} px long" if length and size != "background" else ""
+        rows.append(
+            Row(f"{size} object{extent} ({name})" if size != "background" else f"background ({name})", (*tiles,))
+        )
+    return rows
+
+
+def class_colours(variants: Sequence[Variant]) -> list[tuple[str, str]]:
+    """(class, CSS colour) as the class maps show them."""
+    for variant in variants:
+        for result in variant.results:
+            for example in result.examples:
+                try:
+                    _, palette = read_classes(example.label)
+                except (OSError, ValueError):
+                    continue
+                return [(name, "#{:02x}{:02x}{:02x}".format(*palette[i])) for i, name in enumerate(result.iou)]
+    return []
+
+
+def read_classes(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Class ids [H, W] of a PNG with its palette [256, 3], or with ours where it has none.
+
+    raises: ValueError if the picture isn't one of class ids
+    """
+    image = _open(path)
+    if image.mode not in ("P", "L"):
+        raise ValueError(f"{path}: a picture of mode {image.mode}; expected class ids, as an 8-bit palette or grey PNG")
+    palette = np.resize(_COLOURS, (256, 3))
+    if image.mode == "P":
+        stored = np.array(image.getpalette() or [], dtype=np.int64).reshape(-1, 3)
+        palette[: len(stored)] = stored
+    return np.array(image), palette
+
+
+def _examples(variant: Variant) -> dict[str, Example]:
+    return {e.name: e for result in reversed(variant.results) for e in reversed(result.examples)} if variant else {}
+
+
+def _example_row(name: str, examples: dict[str, dict[str, Example]], photos: Photos) -> list[Row]:
+    first = next(table[name] for table in examples.values() if name in table)
+    try:
+        photo, size = photos.add(name, first.image)
+        truth, palette = read_classes(first.label)
+    except (OSError, ValueError) as error:
+        return [Row(name, (Tile("missing", str(error)),))]
+    tiles = [
+        Tile("image", photo=photo, size=size),
+        Tile("ground truth", "", photo, _classes(truth, palette), size=size),
+    ]
+    tiles += [_prediction(label, table.get(name), truth, photo, size) for label, table in examples.items()]
+    return [Row(name, tuple(tiles))]
+
+
+def _prediction(label: str, example: Example | None, truth: np.ndarray, photo: int, size: tuple[int, int]) -> Tile:
+    if example is None:
+        return Tile(label, "–", size=size)
+    try:
+        found, palette = read_classes(example.prediction)
+        errors = _errors(found, truth)
+    except (OSError, ValueError) as error:
+        return Tile(label, str(error), size=size)
+    note = "" if example.miou is None else f"{example.miou:.3f}"
+    return Tile(label, note, photo, _classes(found, palette), errors, size=size)
+
+
+def _errors(found: np.ndarray, truth: np.ndarray) -> str:
+    if found.shape != truth.shape:
+        raise ValueError(f"the prediction is {found.shape}, the ground truth {truth.shape}")
+    wrong = ((found != truth) & (truth != IGNORED)).astype(np.uint8)
+    return _classes(wrong, np.array([(0, 0, 0), _ERROR]), transparent=0)
+
+
+def _units(variant: Variant) -> list[tuple[Sampling, Path]]:
+    result = next((result for result in variant.results if result.sampling), None)
+    if result is None:
+        return []
+    paths = {unit.name: unit.image or _photo_of(result, unit.name) for unit in result.sampling}
+    return [(unit, path) for unit in result.sampling if (path := paths[unit.name]) is not None]
+
+
+def _photo_of(result: Result, name: str) -> Path | None:
+    return next((example.image for example in result.examples if example.name == name), None)
+
+
+def _sampling_tile(label: str, unit: Sampling, path: Path, photos: Photos) -> Tile:
+    try:
+        photo, size = photos.add(unit.name, path)
+    except (OSError, ValueError) as error:
+        return Tile(label, str(error))
+    points = dict(sorted(unit.points.items()))
+    return Tile(label, _outside(unit, size), photo, points=points, unit=unit.unit, size=size)
+
+
+def points_path(points: np.ndarray) -> str:
+    """An SVG path of dots: zero-length strokes with round ends, the smallest way to write many."""
+    return "".join(f"M{x:.1f} {y:.1f}h0" for y, x in points if np.isfinite(y) and np.isfinite(x))
+
+
+def _outside(unit: Sampling, size: tuple[int, int]) -> str:
+    points = unit.points.get(max(unit.points, default=0), np.zeros((0, 2)))
+    outside = int(((points < 0) | (points > np.array([size[1] - 1, size[0] - 1]))).any(-1).sum())
+    return f"{outside} of {len(points)} outside the image" if outside else ""
+
+
+def _classes(ids: np.ndarray, palette: np.ndarray, transparent: int = IGNORED) -> str:
+    image = _shrink(Image.fromarray(ids.astype(np.uint8)), Image.Resampling.NEAREST)
+    image = image.convert("P") if image.mode != "P" else image
+    image.putpalette(palette.astype(np.uint8).ravel().tolist())
+    return _uri(image, transparency=transparent)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+        raise ValueError(f"{path.name}: not a picture ({error})") from None
+    return image
+
+
+def _shrink(image: Image.Image, resampling: Image.Resampling) -> Image.Image:
+    scale = LONG_SIDE / max(image.size)
+    if scale >= 1:
+        return image
+    return image.resize((max(round(image.width * scale), 1), max(round(image.height * scale), 1)), resampling)
+
+
+def _uri(image: Image.Image, *, photo: bool = False, transparency: int | None = None) -> str:
+    buffer = io.BytesIO()
+    if photo:
+        image.save(buffer, "JPEG", quality=90)
+    else:
+        image.save(buffer, "PNG", optimize=True, transparency=transparency)
+    kind = "jpeg" if photo else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
