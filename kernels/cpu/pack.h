@@ -1,0 +1,155 @@
+// Rearranges a weight into the panels that the micro-kernel reads in one stream.
+// Include inside namespace seg::SEG_ISA only.
+
+constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Panels of the forward: [group][panel][tap][words of a group's channels][panel width].
+template <typename Product>
+struct ForwardPanels {
+  static constexpr int64_t width = kPanel<typename Product::Sum>;
+  int64_t count, taps, words;
+
+  explicit ForwardPanels(const Conv& conv)
+      : count(divide_up(conv.group_outputs(), width)),
+        taps(conv.taps()),
+        words(divide_up(conv.group_channels(), Product::depth)) {}
+
+  int64_t stride() const { return taps * words * width; }
+  int64_t at(int64_t group, int64_t panel, int64_t tap, int64_t word) const {
+    return (group * count + panel) * stride() + (tap * words + word) * width;
+  }
+};
+
+// Steps through a weight's row in the order in which it is stored.
+struct Cursor {
+  int64_t taps, channels;
+  bool taps_first;
+  int64_t tap = 0, channel = 0;
+
+  SEG_HD void next() {
+    int64_t& inner = taps_first ? channel : tap;
+    int64_t& outer = taps_first ? tap : channel;
+    if (++inner == (taps_first ? channels : taps)) {
+      inner = 0;
+      ++outer;
+    }
+  }
+};
+
+// Puts the weights of one (channel, tap) for a vector of outputs in place.
+template <typename T>
+SEG_HD void put(V<T> value, const ForwardPanels<Plain<T>>& panels, const Cursor& at, T* out) {
+  store<T>(value, out + panels.at(0, 0, at.tap, at.channel));
+}
+
+#if defined(__AVX512BF16__)
+// Neighbouring channels share a word; in either order of storage the even one comes first, and clears the word.
+SEG_HD void put(V<float> value, const ForwardPanels<Pairs>& panels, const Cursor& at, uint32_t* out) {
+  uint32_t* word = out + panels.at(0, 0, at.tap, at.channel / 2);
+  const V<uint32_t> bits = reinterpret_cast<V<uint32_t>>(value);
+  store<uint32_t>(at.channel % 2 == 0 ? bits >> 16 : load(word) | bits, word);
+}
+#endif
+
+// One vector of outputs: rows `first` to `first + lanes` of the weight; those past `last` repeat the last one, and
+// fill columns that nobody reads.
+template <typename T, typename Product>
+void pack_outputs(const Weight& weight, const ForwardPanels<Product>& panels, Cursor cursor, int64_t first, int64_t last,
+                  typename Product::Word* out) {
+  using S = Compute<T>;
+  constexpr int lanes = kLanes<S>;
+  const int64_t length = cursor.taps * cursor.channels;
+  const T* row[lanes];
+  for (int i = 0; i < lanes; ++i) {
+    row[i] = static_cast<const T*>(weight.data) + (first + i < last ? first + i : last) * length;
+  }
+  V<S> values[lanes] = {};
+  int64_t at = 0;
+  for (; at + lanes <= length; at += lanes) {
+    for (int i = 0; i < lanes; ++i) values[i] = load(row[i] + at);
+    transpose<S>(values);
+    for (int i = 0; i < lanes; ++i, cursor.next()) put(values[i], panels, cursor, out);
+  }
+  for (; at < length; ++at, cursor.next()) {
+    for (int i = 0; i < lanes; ++i) values[0][i] = widen(row[i][at]);
+    put(values[0], panels, cursor, out);
+  }
+}
+
+template <typename Product>
+int64_t pack_forward_tasks(const Conv& conv) {
+  return conv.groups * ForwardPanels<Product>(conv).count * 2;
+}
+
+template <typename Product>
+size_t packed_forward_bytes(const Conv& conv) {
+  const ForwardPanels<Product> panels(conv);
+  return static_cast<size_t>(conv.groups * panels.count * panels.stride()) * sizeof(typename Product::Word);
+}
+
+// A task is half a panel: one vector of outputs.
+template <typename T, typename Product>
+void pack_forward(const Conv& conv, const Weight& weight, void* packed, int64_t begin, int64_t end) {
+  const ForwardPanels<Product> panels(conv);
+  const int64_t lanes = panels.width / 2;
+  const Cursor cursor{conv.taps(), conv.group_channels(), weight.taps_first};
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t group = task / (2 * panels.count), panel = task / 2 % panels.count, half = task % 2;
+    const int64_t first = group * conv.group_outputs() + panel * panels.width + half * lanes;
+    const int64_t last = (group + 1) * conv.group_outputs() - 1;
+    auto* out = static_cast<typename Product::Word*>(packed) + panels.at(group, panel, 0, 0) + half * lanes;
+    pack_outputs<T, Product>(weight, panels, cursor, first, last, out);
+  }
+}
+
+// Panels of the backward: [block][tap][panel][outputs of a group][panel width], a column for each channel of the block.
+template <typename S>
+struct BackwardPanels {
+  static constexpr int64_t width = kPanel<S>;
+  int64_t count, taps, outputs;
+
+  BackwardPanels(const Conv& conv, const Block* blocks, int64_t block_count)
+      : count(0), taps(conv.taps()), outputs(conv.group_outputs()) {
+    for (int64_t i = 0; i < block_count; ++i) {
+      const int64_t panels = divide_up(blocks[i].end - blocks[i].begin, width);
+      if (panels > count) count = panels;
+    }
+  }
+
+  int64_t stride() const { return outputs * width; }
+  int64_t at(int64_t block, int64_t tap) const { return (block * taps + tap) * count * stride(); }
+  int64_t at(int64_t block, int64_t tap, int64_t output, int64_t column) const {
+    return at(block, tap) + column / width * stride() + output * width + column % width;
+  }
+};
+
+template <typename S>
+size_t packed_backward_bytes(const Conv& conv, const Block* blocks, int64_t block_count) {
+  return static_cast<size_t>(BackwardPanels<S>(conv, blocks, block_count).at(block_count, 0)) * sizeof(S);
+}
+
+template <typename T>
+void pack_block(const Conv& conv, const Weight& weight, const Block& block, int64_t index,
+                const BackwardPanels<Compute<T>>& panels, Compute<T>* packed) {
+  const int64_t channels = conv.group_channels(), taps = conv.taps();
+  const int64_t tap_stride = weight.taps_first ? channels : 1, channel_stride = weight.taps_first ? 1 : taps;
+  const int64_t first = block.begin - block.group * channels;
+  for (int64_t output = 0; output < panels.outputs; ++output) {
+    const T* row = static_cast<const T*>(weight.data) + (block.group * panels.outputs + output) * channels * taps;
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      const T* from = row + tap * tap_stride + first * channel_stride;
+      for (int64_t column = 0; column < block.end - block.begin; ++column) {
+        packed[panels.at(index, tap, output, column)] = widen(from[column * channel_stride]);
+      }
+    }
+  }
+}
+
+template <typename T>
+void pack_backward(const Backward& args, const Weight& weight, void* packed, int64_t begin, int64_t end) {
+  using S = Compute<T>;
+  const BackwardPanels<S> panels(args.conv, args.blocks, args.block_count);
+  for (int64_t block = begin; block < end; ++block) {
+    pack_block<T>(args.conv, weight, args.blocks[block], block, panels, static_cast<S*>(packed));
+  }
+}

@@ -1,0 +1,71 @@
+// Between torch's tensors and the plain structs of the kernels. For files that are compiled without special flags.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/MemoryFormat.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "kernels.h"
+
+namespace seg {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Strides, paddings and dilations as the operators' schema spells them.
+struct Window {
+  int64_t stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+};
+
+// Shapes and types checked: nothing after this reads outside a tensor. Raises with the argument's name and value.
+Conv check_arguments(const Tensor& input, const Tensor& offset, const Tensor& weight, const std::optional<Tensor>& mask,
+                     const Window& window);
+
+Type type_of(const Tensor& tensor);
+ScalarType compute_type(Type type);
+
+// Laid out channels-last, and not contiguous as well (as maps of one channel or one pixel are).
+bool is_channels_last(const Tensor& tensor);
+
+Tensor empty_like(const Tensor& like, std::vector<int64_t> sizes, ScalarType type, bool channels_last = false);
+Tensor zeros_like(const Tensor& like, std::vector<int64_t> sizes, ScalarType type, bool channels_last = false);
+Tensor to_channels_last(const Tensor& tensor);
+
+// A tensor with the same elements that is dense, channels-last or contiguous.
+Tensor to_dense(const Tensor& tensor);
+
+Field field_of(const std::optional<Tensor>& tensor);
+Layout layout_of(const Tensor& dense);
+Weight weight_of(const Tensor& dense);
+
+// The kernels of this processor for an element type; `conv` may rule out a faster set.
+const Kernels& kernels_for(Type type, const Conv& conv);
+
+// Runs tasks [0, count) on torch's threads.
+template <typename F>
+void parallel(int64_t count, const F& run) {
+  if (count > 0) torch::stable::parallel_for(0, count, 1, run);
+}
+
+// Runs tasks that work in private memory: run(begin, end, scratch).
+template <typename F>
+void parallel_with_scratch(int64_t count, size_t bytes, const F& run) {
+  parallel(count, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<void, decltype(&std::free)> scratch(std::aligned_alloc(64, (bytes + 63) / 64 * 64), &std::free);
+    STD_TORCH_CHECK(scratch != nullptr, "out of memory: ", bytes, " bytes for a thread's tiles");
+    run(begin, end, scratch.get());
+  });
+}
+
+}  // namespace seg
