@@ -24,6 +24,7 @@ BACKGROUND_COLOUR = np.array([112, 112, 112], dtype=np.float32)
 NOISE = 14.0  # standard deviation of the texture, grey levels
 TRIES = 12  # places tried before a body is made shorter
 SHORTER = 0.85
+RIM = 2  # px kept free around a body, so that bodies never touch
 
 
 class Body(NamedTuple):
@@ -123,7 +124,7 @@ def _random_body(half_length: float, size: int, rng: np.random.Generator) -> Bod
 
 
 def _stamp(body: Body, objects: Array, heads: Array, number: int) -> bool:
-    """Draws a body in place if all its pixels, and a rim of one, are free."""
+    """Draws a body in place if all its pixels, and a rim around them, are free."""
     reach = int(body.half_length) + 4
     top, left = max(int(body.row) - reach, 0), max(int(body.column) - reach, 0)
     window = np.s_[top : int(body.row) + reach + 1, left : int(body.column) + reach + 1]
@@ -134,8 +135,8 @@ def _stamp(body: Body, objects: Array, heads: Array, number: int) -> bool:
     head_radius = 2.2 + 0.05 * body.half_length
     from_head = (along - (body.half_length - head_radius)) ** 2 + across**2
     head = from_head <= head_radius**2
-    rim = (along / (body.half_length + 1)) ** 2 + (across / (body.half_width + 1)) ** 2 <= 1
-    rim |= from_head <= (head_radius + 1) ** 2
+    rim = (along / (body.half_length + RIM)) ** 2 + (across / (body.half_width + RIM)) ** 2 <= 1
+    rim |= from_head <= (head_radius + RIM) ** 2
     if objects[window][rim].any():
         return False
     shape = (along / body.half_length) ** 2 + (across / body.half_width) ** 2 <= 1
