@@ -19,6 +19,8 @@ from seg.report import theme as themes
 from seg.report.theme import Theme
 
 WIDTH, HEIGHT = 4.4, 3.0  # inches of one panel
+# matplotlib's own style sheet would reach the whole page; its metadata and namespaces are nothing to a browser
+_FOREIGN = re.compile(r'<metadata>.*?</metadata>|<style[^>]*>.*?</style>| xmlns(:\w+)?="[^"]*"', re.DOTALL)
 _FONT = re.compile(r"font-family: [^;\"]*")
 _REFERENCE = re.compile(r'(\bid="|url\(#|xlink:href="#)')
 
@@ -40,7 +42,7 @@ def as_svg(panel: Panel, name: str) -> str:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
-    svg = themes.with_variables(svg[svg.index("<svg") :])
+    svg = themes.with_variables(_FOREIGN.sub("", svg[svg.index("<svg") :]))
     # ids are unique within a figure only, the page holds many
     return _REFERENCE.sub(rf"\g<1>{name}-", _FONT.sub("font-family: inherit", svg))
 

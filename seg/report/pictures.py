@@ -68,7 +68,7 @@ def side_by_side(variants: Sequence[Variant], photos: Photos, most: int = 6) -> 
         for name in table:
             counts[name] = counts.get(name, 0) + 1
     shared = sorted(counts, key=lambda name: -counts[name])[:most]
-    return [row for name in shared for row in _example_row(name, examples, photos)]
+    return [row for name in counts if name in shared for row in _example_row(name, examples, photos)]
 
 
 def best_and_worst(variant: Variant, photos: Photos, each: int = 3) -> list[Row]:
@@ -193,14 +193,14 @@ def _sampling_tile(label: str, unit: Sampling, path: Path, photos: Photos) -> Ti
 
 
 def points_path(points: np.ndarray) -> str:
-    """An SVG path of dots: zero-length strokes with round ends, the smallest way to write many."""
-    return "".join(f"M{x:.1f} {y:.1f}h0" for y, x in points if np.isfinite(y) and np.isfinite(x))
+    """An SVG path of dots: very short strokes with round ends, the smallest way to write many."""
+    return "".join(f"M{x:.1f} {y:.1f}h.01" for y, x in points if np.isfinite(y) and np.isfinite(x))
 
 
 def _outside(unit: Sampling, size: tuple[int, int]) -> str:
     points = unit.points.get(max(unit.points, default=0), np.zeros((0, 2)))
     outside = int(((points < 0) | (points > np.array([size[1] - 1, size[0] - 1]))).any(-1).sum())
-    return f"{outside} of {len(points)} outside the image" if outside else ""
+    return f"{outside} outside the image" if outside else ""
 
 
 def _classes(ids: np.ndarray, palette: np.ndarray, transparent: int = IGNORED) -> str:

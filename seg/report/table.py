@@ -27,17 +27,20 @@ class Table:
 
 
 def mark_best(table: Table, columns: Iterable[int]) -> Table:
-    """The table with the highest value of each named column marked, ties at the printed precision included."""
-    best = {}
+    """The table with the highest value of each named column marked."""
+    cells = [list(row) for _, row in table.rows]
     for column in columns:
-        known = [cells[column] for _, cells in table.rows if cells[column].value is not None]
-        if len(known) > 1:
-            best[column] = max(known, key=lambda cell: cell.value or 0.0).text.split(" ±")[0]
-    rows = [
-        (label, tuple(replace(c, best=c.text.split(" ±")[0] == best.get(i)) for i, c in enumerate(cells)))
-        for label, cells in table.rows
-    ]
-    return replace(table, rows=tuple(rows))
+        for row, cell in zip(cells, best_of([row[column] for row in cells]), strict=True):
+            row[column] = cell
+    labels = [label for label, _ in table.rows]
+    return replace(table, rows=tuple((label, tuple(row)) for label, row in zip(labels, cells, strict=True)))
+
+
+def best_of(cells: Sequence[Cell]) -> tuple[Cell, ...]:
+    """The cells with the highest value marked, and those that print the same; none where only one has a value."""
+    known = [cell for cell in cells if cell.value is not None]
+    best = max(known, key=lambda cell: cell.value or 0.0).text.split(" ±")[0] if len(known) > 1 else None
+    return tuple(replace(cell, best=cell.text.split(" ±")[0] == best) for cell in cells)
 
 
 def as_text(table: Table) -> str:

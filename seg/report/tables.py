@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from seg.report import paper
 from seg.report.results import SIZES, Run
 from seg.report.statistics import Difference, Mean
-from seg.report.table import Cell, Table, as_text, mark_best
+from seg.report.table import Cell, Table, as_text, best_of, mark_best
 from seg.report.variants import Variant, difference, find_baseline, gather, unique
 
 MISSING = "–"
@@ -54,11 +54,11 @@ def cost(variants: Sequence[Variant]) -> Table:
 
 
 def by_class(variants: Sequence[Variant]) -> Table:
-    """IoU of every class."""
+    """IoU of every class, a row each: there may be many, and a page grows downwards."""
     classes = unique(name for v in variants for result in v.results for name in result.iou)
-    columns = tuple(("", name) for name in classes)
-    rows = [(v.label, tuple(_fraction(v.entry("iou", n)) for n in classes)) for v in variants]
-    return mark_best(Table("IoU by class", columns, tuple(rows)), range(len(classes)))
+    shown = [v for v in variants if v.results]
+    rows = [(name, best_of([_fraction(v.entry("iou", name)) for v in shown])) for name in classes]
+    return Table("IoU by class", tuple(("", v.label) for v in shown), tuple(rows), corner="class")
 
 
 def by_size(variants: Sequence[Variant]) -> Table:

@@ -29,9 +29,9 @@ LIGHT = _roles(
 )
 DARK = _roles(
     ("#131519", "#1a1d22", "#eceae5", "#9aa3ad", "#2c3138", "#ff8f57", "#ff5c93"),
-    fixed=("#5f7488", "#8098ae", "#a5bacd", "#cfdce8"),
+    fixed=("#7388a0", "#93a9bd", "#b3c6d6", "#d8e3ec"),
     adapts=("#ff8a50", "#e08be0", "#f0c24b", "#4fd1c5"),
-    layer=("#7d4222", "#a8582c", "#d9733a", "#ff9a62", "#ffbd94", "#ffe0cc"),
+    layer=("#a0552b", "#c46a35", "#e58449", "#ffa670", "#ffc6a2", "#ffe6d6"),
     size=("#fcd34d", "#2dd4bf", "#93a5ff", "#7b838c"),
 )
 # each role as a colour of its own that no figure uses otherwise, so that an SVG can be handed to the page's style sheet
