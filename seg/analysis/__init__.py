@@ -3,6 +3,7 @@
 from seg.analysis.complexity import cost, flops, parameters, peak_memory, seconds_per_image
 from seg.analysis.dilation import DilationBySize, effective_dilation
 from seg.analysis.offsets import Recorded, offset_statistics, record_offsets
+from seg.analysis.sampling import sampling_points, sampling_tree
 
 __all__ = [
     "DilationBySize",
@@ -14,5 +15,7 @@ __all__ = [
     "parameters",
     "peak_memory",
     "record_offsets",
+    "sampling_points",
+    "sampling_tree",
     "seconds_per_image",
 ]

@@ -36,11 +36,16 @@ class Recorded:
 
         raises: ValueError where it is not known how the cells sit in the image
         """
+        read = self.located()
+        h, w = self.offset.shape[-2:]
+        steps = [Cells(read.stride * stride, read.origin) for stride in self.stride]
+        return steps[0].centres(h), steps[1].centres(w)
+
+    def located(self) -> Cells:
+        """`cells`, which must be known: raises ValueError where it is not known how they sit in the image."""
         if self.cells is None:
             raise ValueError("this layer's cells are not known in the image; record a model that has a trunk")
-        h, w = self.offset.shape[-2:]
-        steps = [Cells(self.cells.stride * stride, self.cells.origin) for stride in self.stride]
-        return steps[0].centres(h), steps[1].centres(w)
+        return self.cells
 
 
 @contextmanager
