@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from seg.report import pictures, theme
@@ -19,7 +18,7 @@ from seg.report.pictures import Photos, Row, Tile
 from seg.report.theme import Theme
 from seg.report.variants import Variant
 
-_SIDE = 1.75  # inches of one picture
+_SIDE, _GAP, _HEAD = 1.75, 0.1, 0.46  # inches: width of a picture, between two, for the words above a row
 
 
 def save_images(variants: Sequence[Variant], path: Path, most: int = 3) -> None:
@@ -38,37 +37,46 @@ def _save(rows: Sequence[Row], photos: Photos, path: Path) -> None:
     rows = [row for row in rows if any(tile.photo is not None for tile in row.tiles)]
     if not rows:
         return
-    columns = max(len(row.tiles) for row in rows)
     for colours, target in ((theme.LIGHT, path), (theme.DARK, path.with_stem(f"{path.stem}-dark"))):
         with settings(colours, path.stem):
-            figure = Figure(
-                figsize=(_SIDE * columns, (_SIDE + 0.32) * len(rows)),
-                layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.05),
-            )
-            grid = figure.subplots(len(rows), columns, squeeze=False)
+            figure, grid = _canvas(rows)
             for line, row in zip(grid, rows, strict=True):
-                for axes in line:
-                    axes.set_axis_off()
-                for axes, tile in zip(line, row.tiles, strict=False):
+                for axes, tile in zip(line, row.tiles, strict=True):
                     _draw(axes, tile, photos, colours, row.title if axes is line[0] else "")
             figure.savefig(target, dpi=160, facecolor=colours["paper"])
 
 
+def _canvas(rows: Sequence[Row]) -> tuple[Figure, list[list[Axes]]]:
+    """A figure with one axes for each tile, all of one width, each row as high as its pictures."""
+    heights = [_SIDE * max(tile.size[1] / tile.size[0] for tile in row.tiles) for row in rows]
+    width = (_SIDE + _GAP) * max(len(row.tiles) for row in rows) + _GAP
+    height = sum(heights) + _HEAD * len(rows) + _GAP
+    figure, grid, top = Figure(figsize=(width, height)), [], height
+    for row, tall in zip(rows, heights, strict=True):
+        top -= _HEAD + tall
+        lefts = [_GAP + index * (_SIDE + _GAP) for index in range(len(row.tiles))]
+        boxes = [(left / width, top / height, _SIDE / width, tall / height) for left in lefts]
+        grid.append([figure.add_axes(box) for box in boxes])
+    return figure, grid
+
+
 def _draw(axes: Axes, tile: Tile, photos: Photos, colours: Theme, title: str) -> None:
+    axes.set_axis_off()
     width, height = tile.size
-    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)  # pixel centres at whole numbers, as the points have them
     if tile.photo is not None:
         axes.imshow(_pixels(photos.uris[tile.photo]), extent=extent)
     if tile.classes:
         axes.imshow(_pixels(tile.classes), extent=extent, interpolation="nearest")
     if tile.points and tile.unit:
         y, x = tile.points[max(tile.points)].T
-        axes.plot(x, y, ".", color="#ff3b1f", markersize=2.2, markeredgewidth=0)
+        for colour, dot in (("white", 3.2), ("#ff3b1f", 2.2)):
+            axes.plot(x, y, "o", color=colour, markersize=dot, markeredgewidth=0)
         axes.plot(tile.unit[1], tile.unit[0], "o", color="#21e06b", markersize=5, markeredgecolor="#08331a")
     axes.set_xlim(extent[:2])
     axes.set_ylim(extent[2:])
     if title:
-        axes.text(0, 1.13, title, transform=axes.transAxes, fontsize=7.5, color=colours["muted"], clip_on=False)
+        axes.annotate(title, (0, 1), (0, 17), "axes fraction", "offset points", fontsize=8, color=colours["muted"])
     caption = f"{tile.caption}  {tile.note}" if tile.classes else tile.caption
     axes.set_title(caption, fontsize=8, loc="left", color=colours["ink"], pad=3)
 

@@ -58,11 +58,13 @@ def differences(variants: Sequence[Variant], baseline: Variant) -> Panel | None:
                 axes.hlines(row, d.low, d.high, color=colour, linewidth=2.6, alpha=0.55)
             axes.plot(d.mean, row, "o", color=colour, markersize=6.5, markeredgewidth=0)
         _rows(axes, theme, [v.label for v, _ in found])
-        axes.set_xlabel(f"mIoU minus that of {baseline.label}; bar: 95 % over images")
+        axes.set_xlabel("difference in mIoU; bar: 95 % interval")
         axes.margins(x=0.1)
         axes.locator_params(axis="x", nbins=5)
 
-    return Panel("Difference", f"Difference in mIoU to {baseline.label}, with 95 % intervals", draw)
+    return Panel(
+        f"Difference to {baseline.label}", f"Difference in mIoU to {baseline.label}, with 95 % intervals", draw
+    )
 
 
 def by_size(variants: Sequence[Variant], table: str, title: str) -> Panel | None:
@@ -81,7 +83,7 @@ def by_size(variants: Sequence[Variant], table: str, title: str) -> Panel | None
         axes.set_xlim(-0.15, 2.15)
         _name(axes, theme, [(values[-1], label, colours[label]) for label, values in lines.items()])
 
-    return Panel(title, f"{title} on small, medium and large objects, by variant", draw)
+    return Panel(f"{title} by object size", f"{title} on small, medium and large objects, by variant", draw)
 
 
 def dilation(variant: Variant, variants: Sequence[Variant]) -> Panel:
@@ -108,7 +110,9 @@ def dilation(variant: Variant, variants: Sequence[Variant]) -> Panel:
         axes.set_ylabel("cells")
         _name(axes, theme, ends)
 
-    return Panel(variant.label, f"Effective dilation of {variant.label} by object size and layer", draw)
+    return Panel(
+        f"Effective dilation, {variant.label}", f"Effective dilation of {variant.label} by object size and layer", draw
+    )
 
 
 def cost(variants: Sequence[Variant], key: str, scale: float, label: str) -> Panel | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-HEADING = "the paper (arXiv:1703.06211)"
+HEADING = "The paper (arXiv:1703.06211)"
 TABLE_2_NET = "R-FCN with 3 deformable layers on VOC 2007 test"
 
 _ATROUS = {2: (69.7, 70.4), 4: (73.1, 71.9), 6: (73.6, 72.7), 8: (73.2, 72.4)}  # table 3

@@ -34,16 +34,16 @@ def comparison_table(runs: Sequence[Run], baseline: str | None = None) -> str:
 
 def ablation(variants: Sequence[Variant], baseline: Variant, data: str) -> Table:
     """Accuracy over seeds, the difference to the baseline with its interval, and the paper's own value."""
-    columns = [("", "runs"), ("", "mIoU"), ("", "pixel accuracy"), ("", f"mIoU vs {baseline.label}"), ("", "95 %")]
+    columns = [("", "mIoU"), ("", f"vs {baseline.label}"), ("", "95 % interval"), ("", "pixel accuracy"), ("", "runs")]
     reference = paper.column(data)
     columns += [(paper.HEADING, reference)] if reference else []
     rows = []
     for v in variants:
-        cells = [runs_cell(v), _fraction(v.miou), _fraction(v.over_seeds(lambda r: r.pixel_accuracy))]
-        cells += _difference_cells(difference(v, baseline), is_baseline=v is baseline)
+        cells = [_fraction(v.miou), *_difference_cells(difference(v, baseline), is_baseline=v is baseline)]
+        cells += [_fraction(v.over_seeds(lambda r: r.pixel_accuracy)), runs_cell(v)]
         cells += [_paper_cell(paper.miou(data, v.label))] if reference else []
         rows.append((v.label, tuple(cells)))
-    return mark_best(Table("Ablation", tuple(columns), tuple(rows)), [1, 2])
+    return mark_best(Table("Ablation", tuple(columns), tuple(rows)), [0, 3])
 
 
 def cost(variants: Sequence[Variant]) -> Table:
