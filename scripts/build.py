@@ -11,14 +11,14 @@ import hydra
 import pydantic
 from omegaconf import DictConfig, OmegaConf
 
-from seg.errors import ConfigError
+from seg.errors import ConfigError, DataError
 
 ALLOWED = "seg."  # a configuration may call our own functions only, whatever file it came from
 
 
 def check(config: DictConfig) -> None:
     """Raises ConfigError listing every key and value that does not fit the function it is an argument of."""
-    missing = sorted(str(key) for key in OmegaConf.missing_keys(config))
+    missing = _missing(OmegaConf.to_container(config, resolve=False), "")
     problems = [f"{key} is missing; give it as {key}=VALUE" for key in missing]
     if not problems:
         problems = list(_problems(OmegaConf.to_container(config, resolve=True), ""))
@@ -32,9 +32,18 @@ def build(config: DictConfig, *arguments: Any, **keywords: Any) -> Any:
         return hydra.utils.instantiate(config, *arguments, **keywords)
     except hydra.errors.InstantiationException as error:
         cause = error.__cause__
-        if isinstance(cause, ConfigError) or not isinstance(cause, ValueError):
+        if isinstance(cause, (ConfigError, DataError)) or not isinstance(cause, (ValueError, TypeError)):
             raise (cause or error) from None
         raise ConfigError(str(cause)) from None
+
+
+def _missing(node: Any, path: str) -> Iterator[str]:
+    """Keys whose value is ???."""
+    if node == "???":
+        yield path
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield from _missing(value, f"{path}.{key}" if path else str(key))
 
 
 def _problems(node: Any, path: str) -> Iterator[str]:
@@ -57,10 +66,11 @@ def _call_problems(node: dict[str, Any], path: str) -> Iterator[str]:
         return
     parameters = inspect.signature(function).parameters
     hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for key, value in node.items():
         if key.startswith("_"):
             continue
-        if key not in parameters:
+        if key not in parameters and not passes_on:
             close = difflib.get_close_matches(key, parameters, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; it takes {', '.join(parameters)}"
             yield f"{path}.{key} is no argument of {target}{hint}"
