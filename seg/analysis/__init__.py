@@ -3,18 +3,25 @@
 from seg.analysis.complexity import cost, flops, parameters, peak_memory, seconds_per_image
 from seg.analysis.dilation import DilationBySize, effective_dilation
 from seg.analysis.offsets import Recorded, offset_statistics, record_offsets
+from seg.analysis.receptive_field import effective_receptive_field, effective_sampling_locations, node_features
+from seg.analysis.saliency import Saliency, saliency_region
 from seg.analysis.sampling import sampling_points, sampling_tree
 
 __all__ = [
     "DilationBySize",
     "Recorded",
+    "Saliency",
     "cost",
     "effective_dilation",
+    "effective_receptive_field",
+    "effective_sampling_locations",
     "flops",
+    "node_features",
     "offset_statistics",
     "parameters",
     "peak_memory",
     "record_offsets",
+    "saliency_region",
     "sampling_points",
     "sampling_tree",
     "seconds_per_image",

@@ -26,6 +26,12 @@ class Recorded:
     dilation: tuple[int, int]
     cells: Cells | None = None
 
+    @classmethod
+    def of(cls, layer: Dilated | Sampling, offset: Tensor, cells: Cells | None) -> "Recorded":
+        """What `layer` did with `offset`."""
+        pairs = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+        return cls(offset, *pairs, cells=cells)  # type: ignore[arg-type]
+
     @property
     def positions(self) -> Tensor:
         """Every tap's position, [N, G, kh, kw, 2, h, w], (y, x) in cells of the map read."""
@@ -96,6 +102,11 @@ def offset_statistics(model: nn.Module) -> Iterator[dict[str, dict[str, float]]]
             statistics[name] = {"mean": float(length.mean()), "max": float(length.max())}
 
 
+def zero_offsets(output: Tensor) -> Tensor:
+    """The offsets of a layer that has none, [N, 18, h, w] for its output [N, C, h, w]; takes no memory."""
+    return output.detach().new_zeros(()).expand(len(output), 2 * TAPS, *output.shape[-2:])
+
+
 def _note(
     recorded: dict[str, Recorded],
     name: str,
@@ -105,9 +116,5 @@ def _note(
     inputs: tuple[Tensor, ...],
     output: Tensor,
 ) -> None:
-    if isinstance(layer, Sampling):
-        offset = layer.read(output.detach())[0]
-    else:
-        offset = output.detach().new_zeros(()).expand(len(output), 2 * TAPS, *output.shape[-2:])
-    pairs = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-    recorded[name] = Recorded(offset, *pairs, cells=cells)  # type: ignore[arg-type]
+    offset = layer.read(output.detach())[0] if isinstance(layer, Sampling) else zero_offsets(output)
+    recorded[name] = Recorded.of(layer, offset, cells)
