@@ -26,7 +26,9 @@ NOT_IN_NAME = ("run", "resume", "experiment", "evaluate", "data.root", "data.wor
 def folder_name(overrides: list[str]) -> str:
     """The stable folder name of a run: its overrides, less those that do not change what is computed."""
     kept = [text.lstrip("+~") for text in overrides]
-    kept = [text for text in kept if not any(text == key or text.startswith((key + "=", key + ".")) for key in NOT_IN_NAME)]
+    kept = [
+        text for text in kept if not any(text == key or text.startswith((key + "=", key + ".")) for key in NOT_IN_NAME)
+    ]
     return ",".join(sorted(kept)).replace("/", ".").replace(" ", "")[:200] or "default"
 
 

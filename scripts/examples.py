@@ -58,12 +58,10 @@ def _chosen(evaluation: Evaluation, count: int) -> Iterator[tuple[int, float | N
 def _write_pictures(folder: Path, data: Any, index: int, batch: Batch, prediction: Tensor) -> dict[str, str]:
     sample = data[index]
     (folder / "examples").mkdir(parents=True, exist_ok=True)
-    colours = np.zeros((256, 3), dtype=np.uint8)
-    colours[: len(data.palette)] = data.palette
     pictures = {
         "image": Image.fromarray(sample.image),
-        "label": _painted(batch.label[0].numpy(), colours),
-        "prediction": _painted(prediction.numpy(), colours),
+        "label": painted(batch.label[0].numpy(), data.palette),
+        "prediction": painted(prediction.numpy(), data.palette),
     }
     names = {}
     for kind, picture in pictures.items():
@@ -72,8 +70,11 @@ def _write_pictures(folder: Path, data: Any, index: int, batch: Batch, predictio
     return names
 
 
-def _painted(label: np.ndarray, colours: np.ndarray) -> Image.Image:
-    picture = Image.fromarray(label.astype(np.uint8), mode="P")
+def painted(label: np.ndarray, palette: np.ndarray) -> Image.Image:
+    """Class ids as a palette image; 255, the ignored, is black."""
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    colours[: len(palette)] = palette
+    picture = Image.fromarray(label.astype(np.uint8))
     picture.putpalette(colours.flatten().tolist())
     return picture
 

@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import nn
 from seg.analysis import DilationBySize, cost, offset_statistics, record_offsets
 from seg.data import evaluate_loader, one_batch, train_loader
 from seg.engine import RunFolder, Runtime, Schedule, checkpoint, evaluate
+from seg.engine.predictions import evaluate_predictions
 from seg.engine.runtime import commit, device_name, versions
 from seg.errors import ConfigError, DataError
 from seg.models import load_weights
@@ -22,8 +22,8 @@ from seg.ops import backend
 
 # keys that may differ between the checkpoint and the run that goes on from it
 FREE_TO_CHANGE = (
-    "run", "resume", "evaluate", "label", "data.root", "data.workers", "data.evaluate", "data.thresholds", "runtime.threads",
-    "trainer.log_every", "trainer.save_every", "trainer.keep", "trainer.patience",
+    "run", "resume", "evaluate", "label", "data.root", "data.workers", "data.evaluate", "data.thresholds",
+    "runtime.threads", "trainer.log_every", "trainer.save_every", "trainer.keep", "trainer.patience",
 )  # fmt: skip
 
 
@@ -51,7 +51,8 @@ def train_run(config: DictConfig) -> None:
             on_bad_sample=config.data.on_bad_sample,
             normalization=build(config.data.normalization),
         )
-        print(f"training {_label(config)} in {folder.path}: {trainer.iterations} steps, {runtime.describe()}, {_backend(runtime)}")
+        where = f"{runtime.describe()}, {backend(runtime.device.type)} operators"
+        print(f"training {_label(config)} in {folder.path}: {trainer.iterations} steps, {where}")
         trainer.train(
             model,
             loader,
@@ -60,7 +61,7 @@ def train_run(config: DictConfig) -> None:
             folder=folder,
             runtime=runtime,
             resume=config.resume,
-            config=_comparable(config),
+            config={**_comparable(config), **_names(data)},
             observe=offset_statistics,
         )
         if config.evaluate:
@@ -81,7 +82,13 @@ def evaluate_run(
     runtime = runtime or build(config.runtime)
     data = build(config.data.evaluate)
     classes = data.classes
-    model = model if model is not None else runtime.place(trained_model(folder, config, len(classes)))
+    if model is None:
+        state = newest_state(folder)
+        if tuple(state["config"]["classes"]) != classes:
+            raise ConfigError(
+                f"{folder.path} was trained on the classes {state['config']['classes']}, not {list(classes)}"
+            )
+        model = runtime.place(trained_model(state, config))
     thresholds = tuple(config.data.thresholds)
     transform = build(config.data.evaluate_transform)
     reading = {"normalization": build(config.data.normalization), "size_by": config.data.size_by}
@@ -105,7 +112,10 @@ def evaluate_run(
         **evaluation.scores(classes),
         "effective_dilation": dilation.rows(),
         "effective_dilation_histogram": dilation.histograms(),
-        "cost": {**cost(model, runtime.image(image)), "seconds_per_image": evaluation.forward_seconds / len(evaluation.names)},
+        "cost": {
+            **cost(model, runtime.image(image)),
+            "seconds_per_image": evaluation.forward_seconds / len(evaluation.names),
+        },
         "train_seconds": _train_seconds(folder),
     }
     target = RunFolder(output) if output else folder
@@ -117,18 +127,23 @@ def evaluate_run(
     return result
 
 
-def trained_model(folder: RunFolder, config: DictConfig, classes: int) -> nn.Module:
-    """The model of a run with the weights of its newest checkpoint."""
+def newest_state(folder: RunFolder) -> dict[str, Any]:
+    """The newest checkpoint of a run that can be read; older ones are taken where it is damaged, and that is said."""
     state, problems = checkpoint.newest(folder.checkpoints)
     for problem in problems:
         print(f"passed over: {problem}", file=sys.stderr)
     if state is None:
         raise DataError(f"{folder.path} has no checkpoint that can be read; train it first with scripts/train.py")
-    model = build(config.model, classes=classes)
+    return state
+
+
+def trained_model(state: dict[str, Any], config: DictConfig) -> nn.Module:
+    """The model that a checkpoint was saved from."""
+    model = build(config.model, classes=len(state["config"]["classes"]))
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
-        raise ConfigError(f"the checkpoint in {folder.path} does not fit its configuration: {error}") from error
+        raise ConfigError(f"the checkpoint does not fit the configuration of {config.run}: {error}") from error
     return model
 
 
@@ -158,7 +173,8 @@ def _finished(folder: RunFolder, config: DictConfig) -> bool:
     state, _ = checkpoint.newest(folder.checkpoints)
     if state is None or state["step"] < config.trainer.iterations:
         return False
-    return state.get("config") == _comparable(config) and (folder.result.exists() or not config.evaluate)
+    saved = {key: value for key, value in state["config"].items() if key not in ("classes", "palette")}
+    return saved == _comparable(config) and (folder.result.exists() or not config.evaluate)
 
 
 def _comparable(config: DictConfig) -> dict[str, Any]:
@@ -169,11 +185,18 @@ def _comparable(config: DictConfig) -> dict[str, Any]:
         if isinstance(node, dict) and node:
             for key, value in node.items():
                 walk(value, f"{path}.{key}" if path else str(key))
-        elif not any(path == key or path.startswith(key + ".") for key in FREE_TO_CHANGE) and not path.endswith(".root"):
+        elif not any(path == key or path.startswith(key + ".") for key in FREE_TO_CHANGE) and not path.endswith(
+            ".root"
+        ):
             flat[path] = node
 
     walk(OmegaConf.to_container(config, resolve=True), "")
     return flat
+
+
+def _names(data: Any) -> dict[str, Any]:
+    """What the data call their classes, and how they paint them: kept with the weights, so that they go together."""
+    return {"classes": list(data.classes), "palette": data.palette.tolist()}
 
 
 def _label(config: DictConfig) -> str:
@@ -208,21 +231,44 @@ def _facts(config: DictConfig, data: Any, runtime: Runtime, images: int) -> dict
 
 def protocol(data: Any, thresholds: tuple[float, ...], images: int) -> str:
     """One sentence that says how the numbers were taken."""
+    thing = "the square root of the box's area"
     source = "annotated objects" if data.object_source == "masks" else "connected components of the label"
     return (
         f"{data.name} {data.split}, {images} images: one confusion matrix over all pixels at the labels' resolution, "
-        f"single scale, no flip, 255 ignored, mIoU over {len(data.classes)} classes; object size is the square root of the "
-        f"box's area, cut at {thresholds[0]:g} and {thresholds[1]:g} px, from {source}"
+        f"single scale, no flip, 255 ignored, mIoU over {len(data.classes)} classes; object size is {thing}, "
+        f"cut at {thresholds[0]:g} and {thresholds[1]:g} px, from {source}"
     )
-
-
-def _backend(runtime: Runtime) -> str:
-    return f"{backend(runtime.device.type)} operators"
 
 
 def _train_seconds(folder: RunFolder) -> float | None:
     seconds = [record["seconds"] for record in folder.read_metrics() if record.get("kind") == "train"]
     return seconds[-1] if seconds else None
+
+
+def evaluate_folder_of_predictions(
+    predictions: Path, config: DictConfig, *, output: Path | None = None
+) -> dict[str, Any]:
+    """Evaluate label PNGs of anybody's model; writes result.json beside them, or into `output`, and returns it."""
+    if config.get("data") is None:
+        raise ConfigError("predictions need a truth: give data=NAME data.root=FOLDER")
+    check(config)
+    data, thresholds = build(config.data.evaluate), tuple(config.data.thresholds)
+    evaluation = evaluate_predictions(
+        predictions, data, classes=len(data.classes), thresholds=thresholds, size_by=config.data.size_by
+    )
+    result = {
+        "schema": 1,
+        "variant": predictions.name,
+        "commit": commit(),
+        "versions": versions(),
+        "command": shlex.join(["python", *sys.argv]),
+        "data": {"name": config.data.name, "split": data.split, "images": len(data)},
+        "object_sizes": data.object_source,
+        "protocol": protocol(data, thresholds, len(data)),
+        **evaluation.scores(data.classes),
+    }
+    RunFolder(output or predictions).write_result(result)
+    return result
 
 
 def _steps(folder: RunFolder) -> int:

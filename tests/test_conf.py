@@ -27,9 +27,15 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
 
 
-def command(*arguments: str, script: str = "train.py", cwd: Path = ROOT, **keywords: object) -> subprocess.CompletedProcess:
+def command(
+    *arguments: str, script: str = "train.py", cwd: Path = ROOT, **keywords: object
+) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / script), *arguments], capture_output=True, text=True, cwd=cwd, **keywords
+        [sys.executable, str(ROOT / "scripts" / script), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        **keywords,
     )
 
 
@@ -57,9 +63,7 @@ def test_every_variant_composes_to_the_net_that_it_names(variant: str) -> None:
     assert (config.conv.dilation if kind == "dilated" else config.trunk.replaced) == int(number)
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "conf" / "experiment").rglob("*.yaml")), ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_composes(path: Path) -> None:
     name = path.relative_to(ROOT / "conf" / "experiment").with_suffix("").as_posix()
     config = configuration(f"experiment={name}", "data.root=unused")
@@ -125,12 +129,16 @@ def test_fault_72_a_forbidden_target_never_runs(tmp_path: Path) -> None:
 
 @pytest.mark.fault(75)
 def test_fault_75_cfg_and_help_need_no_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; sys.argv = ['train.py', {!r}, {!r}]; import runpy; runpy.run_path({!r}, run_name='__main__')"
+    code = (
+        "import runpy, sys; sys.modules['torch'] = None; sys.argv = ['train.py', {!r}, {!r}]; "
+        "runpy.run_path({!r}, run_name='__main__')"
+    )
+    environment = {"PYTHONPATH": str(ROOT / "scripts"), "PATH": "/usr/bin:/bin"}
     for flags in (("--cfg", "job"), ("--help", "seed=1")):
+        program = code.format(*flags, str(ROOT / "scripts/train.py"))
         done = subprocess.run(
-            [sys.executable, "-c", code.format(*flags, str(ROOT / "scripts/train.py"))],
-            capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT / "scripts"), "PATH": "/usr/bin:/bin"},
-        )  # fmt: skip
+            [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env=environment
+        )
         assert done.returncode == 0, done.stderr
         assert "conv" in done.stdout
 

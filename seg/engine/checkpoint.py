@@ -32,10 +32,15 @@ def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = 2) -> Pa
             f"could not write the checkpoint {path} ({error}); earlier checkpoints are untouched. "
             "Free some space and run the same command again to go on"
         ) from error
-    for old in list_checkpoints(folder)[keep:]:
-        old.unlink(missing_ok=True)
-        old.with_suffix(".sha256").unlink(missing_ok=True)
+    remove(list_checkpoints(folder)[keep:])
     return path
+
+
+def remove(checkpoints: list[Path]) -> None:
+    """Delete checkpoints with their hashes."""
+    for path in checkpoints:
+        path.unlink(missing_ok=True)
+        path.with_suffix(".sha256").unlink(missing_ok=True)
 
 
 def _write_durably(path: Path, state: dict[str, Any]) -> str:
@@ -112,7 +117,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """State of the newest checkpoint that can be read, None if there is none, and what was wrong with newer ones."""
-    problems = []
+    problems: list[str] = []
     for path in list_checkpoints(folder):
         try:
             return load(path), problems

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -230,8 +231,7 @@ class _Run:
 
     def find_state(self, resume: str) -> dict[str, Any] | None:
         if resume == "never":
-            for old in checkpoint.list_checkpoints(self.folder.checkpoints):
-                old.unlink()
+            checkpoint.remove(checkpoint.list_checkpoints(self.folder.checkpoints))
             return None
         if resume != "auto":
             return checkpoint.load(_existing(resume))
@@ -245,9 +245,7 @@ class _Run:
         return state
 
 
-def _existing(resume: str) -> Any:
-    from pathlib import Path
-
+def _existing(resume: str) -> Path:
     path = Path(resume)
     if not path.is_file():
         raise ConfigError(f"resume is {resume!r}; expected auto, never, or the path of a checkpoint")

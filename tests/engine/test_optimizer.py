@@ -68,7 +68,12 @@ def test_apply_sets_each_group_by_its_own_rate() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"iterations": 0}, {"iterations": 5, "kind": "cosine"}, {"iterations": 5, "warmup": -1}, {"iterations": 5, "milestones": [2]}],
+    [
+        {"iterations": 0},
+        {"iterations": 5, "kind": "cosine"},
+        {"iterations": 5, "warmup": -1},
+        {"iterations": 5, "milestones": [2]},
+    ],
 )
 def test_schedules_out_of_range_are_refused(arguments: dict) -> None:
     with pytest.raises(ValueError, match="expected"):

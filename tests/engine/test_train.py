@@ -43,7 +43,9 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Dropout(0.2), nn.Conv2d(4, 2, 1))
 
 
-def train(folder: Path, *, iterations: int = 12, total: int = 12, loader=None, resume: str = "auto", config=None, **trainer):
+def train(
+    folder: Path, *, iterations: int = 12, total: int = 12, loader=None, resume: str = "auto", config=None, **trainer
+):
     model = net()
     Trainer(iterations=iterations, log_every=1, **{"save_every": 4, **trainer}).train(
         model,
@@ -77,9 +79,7 @@ def test_fault_53_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, stop_
     train(tmp_path / "parts", iterations=stop_at)
     parts = train(tmp_path / "parts")
     assert torch.equal(weights(whole), weights(parts))
-    losses = [
-        [record["loss"] for record in RunFolder(tmp_path / name).read_metrics()] for name in ("whole", "parts")
-    ]
+    losses = [[record["loss"] for record in RunFolder(tmp_path / name).read_metrics()] for name in ("whole", "parts")]
     assert losses[0] == losses[1]
 
 
@@ -153,7 +153,11 @@ def test_fault_55_a_changed_configuration_is_listed_and_refused(tmp_path: Path) 
 
 @pytest.mark.fault(59)
 def test_fault_59_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    with RunFolder(tmp_path).running(), pytest.raises(ConfigError, match=f"process {os.getpid()}"), RunFolder(tmp_path).running():
+    with (
+        RunFolder(tmp_path).running(),
+        pytest.raises(ConfigError, match=f"process {os.getpid()}"),
+        RunFolder(tmp_path).running(),
+    ):
         pass
     assert RunFolder(tmp_path).status()["state"] == "done"
 
