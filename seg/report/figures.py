@@ -22,7 +22,7 @@ WIDTH, HEIGHT = 4.4, 3.0  # inches of one panel
 # matplotlib's own style sheet would reach the whole page; its metadata and namespaces are nothing to a browser
 _FOREIGN = re.compile(r'<metadata>.*?</metadata>|<style[^>]*>.*?</style>| xmlns(:\w+)?="[^"]*"', re.DOTALL)
 _FONT = re.compile(r"font-family: [^;\"]*")
-_REFERENCE = re.compile(r'(\bid="|url\(#|xlink:href="#)')
+_REFERENCE = re.compile(r'(\bid="|url\(#|href="#)')
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ def as_svg(panel: Panel, name: str) -> str:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
-    svg = themes.with_variables(_FOREIGN.sub("", svg[svg.index("<svg") :]))
+    svg = _FOREIGN.sub("", svg[svg.index("<svg") :]).replace("xlink:href", "href")
+    svg = themes.with_variables(svg)
     # ids are unique within a figure only, the page holds many
     return _REFERENCE.sub(rf"\g<1>{name}-", _FONT.sub("font-family: inherit", svg))
 

@@ -84,17 +84,31 @@ def _read_run(folder: Path, name: str) -> Run:
         variant=str(status.get("variant") or name),
         seed=None if seed is None else int(seed),
         state=state,
-        error=None if error is None else str(error),
+        error=str(error) if error else _advice(state, status.get("step")),
         training=tuple(lines(folder / "metrics.jsonl")),
     )
     if not result_path.exists():
-        return replace(run, state="not evaluated") if state == "done" else run
-    result, variant, result_seed = read_result(result_path)
+        trained = replace(run, state="not evaluated", error="trained, but there is no result.json; evaluate it")
+        return trained if state == "done" else run
+    try:
+        result, variant, result_seed = read_result(result_path)
+    except DataError as broken:
+        return replace(run, state="unreadable", error=str(broken))
     run = replace(run, variant=variant or run.variant, seed=run.seed if result_seed is None else result_seed)
     if state != "done":
         # a result beside an unfinished training is of an older or a half-trained checkpoint
-        return replace(run, error=run.error or f"result.json isn't counted: the run is {state}")
+        return replace(run, error=f"{run.error or state}; its result.json isn't counted")
     return replace(run, result=result)
+
+
+def _advice(state: str, step: Any) -> str | None:
+    advice = {
+        "running": f"at step {step}: still running, or killed; run it again to resume",
+        "preempted": f"stopped at step {step}; run it again to resume",
+        "not evaluated": "neither status.json nor result.json; train and evaluate it",
+        "failed": "status.json gives no reason",
+    }
+    return advice.get(state)
 
 
 def _mark_other_data(runs: list[Run]) -> list[Run]:

@@ -1,0 +1,139 @@
+"""Reading run folders: what counts, what is marked, and which errors name which file and key."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seg.errors import ConfigError, DataError
+from seg.report.reading import finished, read_result, read_runs
+from tests.report.conftest import per_image, result
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[[Any], Any]:
+    def read(document: Any) -> Any:
+        path = tmp_path / "result.json"
+        path.write_text(document if isinstance(document, str) else json.dumps(document))
+        return read_result(path)
+
+    return read
+
+
+def test_result_keeps_every_number(read: Callable) -> None:
+    found, variant, seed = read(result("deformable 3 layers", 2, 0.75))
+    assert (variant, seed, found.miou) == ("deformable 3 layers", 2, 0.75)
+    assert found.iou == {"background": 0.9, "red": 0.8, "green": None}
+    assert found.cost["parameters"] == 208000
+    assert found.effective_dilation[2].mean == 4.5
+
+
+def test_nan_and_null_and_absence_are_all_no_number(read: Callable) -> None:
+    assert read(result("a", miou=float("nan")))[0].miou is None
+    assert read(result("a", miou=None))[0].miou is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schema": 2}, ["schema is 2", "reads 1"]),
+        ({"miou": "high"}, ["miou", "'high'"]),
+        ({"miou": True}, ["miou", "True"]),
+        ({"data": {"split": "val"}}, ["data has no name"]),
+        ({"data": ["voc"]}, ["data is list"]),
+        ({"iou": [0.1]}, ["iou is list"]),
+        ({"effective_dilation": [{"size": "small", "mean": 1, "count": 1}]}, ["no 'layer'"]),
+        ({"per_image": [{"name": "a", "intersection": [1], "union": [1, 2]}]}, ["per_image", "[1, 2] classes"]),
+        ({"examples": [{"name": "a", "image": "../../x.png", "label": "l", "prediction": "p"}]}, ["outside the run"]),
+        ({"sampling": [{"name": "a", "object_size": "small", "unit": [1], "points": {}}]}, ["[y, x]"]),
+    ],
+)
+def test_wrong_content_is_named_with_its_file(read: Callable, change: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(DataError) as error:
+        read({**result("a"), **change})
+    for word in ["result.json", *words]:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "[" * 100_000, "\x00"])
+def test_broken_json_names_the_file(read: Callable, text: str) -> None:
+    with pytest.raises(DataError, match=r"result\.json"):
+        read(text)
+
+
+def test_images_pair_up_whatever_their_order(read: Callable) -> None:
+    rows = per_image([0.1, 0.2, 0.3])
+    forward, backward = (read(result("a", per_image=order))[0].images for order in (rows, rows[::-1]))
+    assert forward.names == backward.names
+    assert (forward.intersection == backward.intersection).all()
+
+
+@pytest.mark.parametrize("name", ["nothing", "empty"])
+def test_folder_without_runs_is_an_error_with_its_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=name):
+        read_runs(tmp_path / name)
+
+
+def test_folder_of_failed_runs_lists_why(write_run: Write) -> None:
+    folder = write_run("a", None, state="failed", error="out of memory").parent
+    write_run("b", "{", state="done")
+    with pytest.raises(DataError, match=r"a: failed \(out of memory\); b: unreadable"):
+        finished(read_runs(folder))
+
+
+def test_broken_result_marks_its_run_and_keeps_the_others(write_run: Write) -> None:
+    folder = write_run("a", result("dilated 2")).parent
+    write_run("b", '{"schema": 1, "da', variant="dilated 2", seed=1)
+    good, bad = read_runs(folder)
+    assert (good.state, bad.state, bad.variant, bad.seed) == ("done", "unreadable", "dilated 2", 1)
+    assert "b/result.json" in (bad.error or "")
+
+
+def test_broken_status_marks_its_run(write_run: Write) -> None:
+    folder = write_run("a", result("dilated 2"))
+    (folder / "status.json").write_text("")
+    assert [run.state for run in read_runs(folder.parent)] == ["unreadable"]
+
+
+def test_result_of_an_unfinished_training_is_not_counted(write_run: Write) -> None:
+    folder = write_run("a", result("dilated 2"), state="preempted", step=300).parent
+    run = read_runs(folder)[0]
+    assert (run.state, run.result) == ("preempted", None)
+    assert "step 300" in (run.error or "")
+
+
+def test_trained_run_without_result_is_not_evaluated(write_run: Write) -> None:
+    assert read_runs(write_run("a", None).parent)[0].state == "not evaluated"
+
+
+def test_started_run_that_left_hydras_folder_alone_is_shown(write_run: Write) -> None:
+    folder = write_run("a", result("dilated 2")).parent
+    (folder / "b" / ".hydra").mkdir(parents=True)
+    assert [(run.name, run.state) for run in read_runs(folder)] == [("a", "done"), ("b", "not evaluated")]
+
+
+def test_runs_on_other_data_are_marked_not_averaged(write_run: Write) -> None:
+    other = {"name": "camvid", "split": "test", "images": 4}
+    folder = write_run("a", result("dilated 2")).parent
+    write_run("b", result("dilated 2", 1))
+    write_run("c", result("dilated 2", 2, data=other))
+    runs = read_runs(folder)
+    assert [run.state for run in runs] == ["done", "done", "other data"]
+    assert "camvid test" in (runs[2].error or "")
+    assert runs[2].result is None
+
+
+def test_one_run_folder_is_a_sweep_of_one(write_run: Write) -> None:
+    folder = write_run("alone", result("dilated 2"))
+    assert [run.name for run in read_runs(folder)] == ["alone"]
+
+
+def test_metrics_line_cut_by_a_kill_is_passed_over(write_run: Write) -> None:
+    folder = write_run("a", result("dilated 2"))
+    (folder / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss": 2.5}\n{"kind": "train", "st')
+    assert read_runs(folder)[0].training == ({"kind": "train", "step": 1, "loss": 2.5},)
