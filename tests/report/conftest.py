@@ -84,7 +84,9 @@ def add_pictures(folder: Path, document: dict[str, Any], names: list[str], seed:
         label[0, 0] = 255
         prediction = label.copy()
         prediction[:, :4] = 0
-        Image.fromarray(random.integers(0, 255, (12, 16, 3)).astype(np.uint8)).save(folder / f"examples/{index}-image.png")
+        Image.fromarray(random.integers(0, 255, (12, 16, 3)).astype(np.uint8)).save(
+            folder / f"examples/{index}-image.png"
+        )
         for kind, ids in (("label", label), ("prediction", prediction)):
             picture = Image.fromarray(ids)
             picture.putpalette(PALETTE)

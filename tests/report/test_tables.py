@@ -1,0 +1,170 @@
+"""What the tables say, parsed back from their text."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from seg.errors import ConfigError
+from seg.report import tables
+from seg.report.reading import read_runs
+from seg.report.results import Run
+from seg.report.table import Cell, Table, as_markdown, as_text, best_of
+from seg.report.tables import comparison_table
+from seg.report.variants import Variant, find_baseline, gather
+from tests.report.conftest import dilation_rows, per_image, result
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def runs(write_run: Write) -> list[Run]:
+    """Two dilated nets and a deformable one with two seeds, a third of which failed."""
+    baseline = per_image([0.4, 0.5, 0.6, 0.7])
+    folder = write_run("a", result("dilated 2", 0, 0.5, per_image=baseline)).parent
+    write_run("b", result("dilated 10", 0, 0.625, per_image=baseline))
+    for seed, miou in enumerate((0.75, 0.85)):
+        write_run(f"c{seed}", result("deformable 3 layers", seed, miou, per_image=per_image([0.6, 0.7, 0.8, 0.9])))
+    write_run("c2", None, state="failed", error="out of memory", variant="deformable 3 layers", seed=2)
+    return read_runs(folder)
+
+
+def rows(table: Table) -> dict[str, dict[str, Cell]]:
+    names = [f"{group} {name}".strip() for group, name in table.columns]
+    return {label: dict(zip(names, cells, strict=True)) for label, cells in table.rows}
+
+
+def only(variants: list[Variant], label: str) -> Variant:
+    return next(variant for variant in variants if variant.label == label)
+
+
+def test_variants_come_fixed_first_and_numbers_by_value(runs: list[Run]) -> None:
+    assert [v.label for v in gather(runs)] == ["dilated 2", "dilated 10", "deformable 3 layers"]
+
+
+def test_whether_a_net_adapts_is_read_from_the_spread_of_its_dilation(runs: list[Run]) -> None:
+    assert [v.adapts for v in gather(runs)] == [False, False, True]
+
+
+def test_comparison_has_mean_deviation_and_difference(runs: list[Run]) -> None:
+    variants = gather(runs)
+    found = rows(tables.comparison(variants, find_baseline(variants)))["deformable 3 layers"]
+    assert found["mIoU"].text == "0.800 ± 0.071"
+    assert found["vs dilated 2"].text == "+0.300"
+    assert found["IoU by object size small"].text == "0.500"
+    assert found["effective dilation (cells) large"].text == "4.50"
+    assert found["parameters"].text == "208,000"
+
+
+def test_comparison_as_text_is_aligned_and_lists_what_is_not_counted(runs: list[Run]) -> None:
+    lines = comparison_table(runs).splitlines()
+    table, rest = lines[:-1], lines[-1]
+    assert len({len(line) for line in table[1:]}) == 1
+    assert "IoU by object size" in table[0]
+    assert rest == "not counted: c2: failed (out of memory)"
+
+
+def test_difference_of_a_worse_net_is_negative(runs: list[Run]) -> None:
+    variants = gather(runs)
+    found = rows(tables.comparison(variants, find_baseline(variants, "deformable 3 layers")))
+    assert found["dilated 2"]["vs deformable 3 layers"].text == "−0.300"
+    assert found["deformable 3 layers"]["vs deformable 3 layers"].text == "baseline"
+
+
+def test_ablation_has_the_interval_where_all_runs_count_the_same_images(runs: list[Run]) -> None:
+    variants = gather(runs)
+    found = rows(tables.ablation(variants, variants[0], "creatures"))
+    assert found["deformable 3 layers"]["95 % interval"].text == "+0.200 to +0.200"
+    assert found["dilated 10"]["95 % interval"].text == "+0.000 to +0.000"
+
+
+def test_ablation_without_image_counts_has_no_interval(write_run: Write) -> None:
+    folder = write_run("a", result("dilated 2", per_image=per_image([0.5]))).parent
+    write_run("b", result("deformable 3 layers"))
+    variants = gather(read_runs(folder))
+    assert rows(tables.ablation(variants, variants[0], "x"))["deformable 3 layers"]["95 % interval"].text == "–"
+
+
+def test_unknown_baseline_names_the_choices(runs: list[Run]) -> None:
+    with pytest.raises(ConfigError, match=r"baseline=dilated 3.*dilated 2, dilated 10"):
+        find_baseline(gather(runs), "dilated 3")
+
+
+@pytest.mark.fault(70)
+def test_fault_70_failed_run_and_missing_number_are_shown(write_run: Write) -> None:
+    folder = write_run("a", result("dilated 2", miou=None, cost=None, iou_by_size=None)).parent
+    write_run("b", None, state="failed", error="out of memory", variant="deformable 3 layers", seed=0)
+    runs = read_runs(folder)
+    found = rows(tables.comparison(gather(runs), gather(runs)[0]))
+    assert found["deformable 3 layers"]["seeds"].text == "failed"
+    assert found["deformable 3 layers"]["mIoU"].text == "–"
+    assert [found["dilated 2"][name].text for name in ("mIoU", "parameters", "IoU by object size small")] == ["–"] * 3
+    assert "failed (out of memory)" in comparison_table(runs)
+
+
+def test_failed_seed_is_counted_beside_the_finished_ones(runs: list[Run]) -> None:
+    assert tables.runs_cell(only(gather(runs), "deformable 3 layers")).text == "2, 1 failed"
+
+
+@pytest.mark.fault(68)
+def test_fault_68_size_without_objects_reads_n_0(write_run: Write) -> None:
+    measured = dilation_rows({"small": 2.0, "medium": 3.0}) + dilation_rows({"large": 0.0}, std=0.0, count=0)
+    folder = write_run("a", result("deformable 3 layers", effective_dilation=measured)).parent
+    variants = gather(read_runs(folder))
+    found = rows(tables.dilation(variants[0]))["layer4.0.conv2"]
+    assert [found[size].text for size in ("small", "large", "background")] == ["2.00 ± 0.50", "n=0", "n=0"]
+    assert (
+        rows(tables.comparison(variants, variants[0]))["deformable 3 layers"]["effective dilation (cells) large"].text
+        == "n=0"
+    )
+
+
+def test_dilation_table_has_the_papers_layout_and_pools_seeds(runs: list[Run]) -> None:
+    table = tables.dilation(only(gather(runs), "deformable 3 layers"))
+    assert [name for _, name in table.columns] == ["small", "medium", "large", "background"]
+    assert [label for label, _ in table.rows] == ["layer4.0.conv2", "layer4.1.conv2"]
+    assert (table.rows[0][1][2].text, table.rows[0][1][2].title) == ("4.50 ± 0.50", "200 filters")
+
+
+def test_class_that_is_nowhere_has_no_iou(runs: list[Run]) -> None:
+    assert {cell.text for cell in rows(tables.by_class(gather(runs)))["green"].values()} == {"–"}
+
+
+def test_best_marks_the_highest_and_what_prints_the_same() -> None:
+    cells = [Cell("0.900 ± 0.010", 0.9001), Cell("0.900 ± 0.020", 0.8999), Cell("0.899", 0.8991), Cell("–")]
+    assert [cell.best for cell in best_of(cells)] == [True, True, False, False]
+    assert not best_of([Cell("0.900", 0.9), Cell("–")])[0].best
+
+
+@pytest.mark.parametrize(("data", "expected"), [("voc", "0.731"), ("cityscapes", "0.719")])
+def test_papers_column_stands_under_its_name(write_run: Write, data: str, expected: str) -> None:
+    folder = write_run("a", result("dilated 4")).parent
+    table = tables.ablation(gather(read_runs(folder)), gather(read_runs(folder))[0], data)
+    assert "paper" in table.columns[-1][0]
+    assert table.rows[0][1][-1].text == expected
+
+
+def test_other_data_has_no_column_of_the_paper(runs: list[Run]) -> None:
+    table = tables.ablation(gather(runs), gather(runs)[0], "creatures")
+    assert not any("paper" in group for group, _ in table.columns)
+
+
+def test_variant_that_the_paper_lacks_has_no_number_of_it(write_run: Write) -> None:
+    variants = gather(read_runs(write_run("a", result("dilated 3")).parent))
+    assert tables.ablation(variants, variants[0], "voc").rows[0][1][-1].text == "–"
+
+
+def test_markdown_escapes_what_would_break_a_table() -> None:
+    table = Table("t", (("", "a|b"),), (("<b>x\ny", (Cell("1|2", 1.0),)),))
+    assert as_markdown(table).splitlines()[2] == "| &lt;b>x y | 1\\|2 |"
+
+
+def test_text_columns_of_a_group_share_a_heading() -> None:
+    table = Table("t", (("", "n"), ("group", "first"), ("group", "second")), (("row", (Cell("1"),) * 3),))
+    head, names = as_text(table).splitlines()[:2]
+    assert names.index("first") <= head.index("group") < len(names)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(41.4, "41 s"), (200, "3 min 20 s"), (18120, "5 h 02 min")])
+def test_duration_reads_as_a_person_says_it(seconds: float, text: str) -> None:
+    assert tables.duration(seconds) == text
