@@ -13,7 +13,7 @@ struct Corners {
 // Adds the gradient of one sample to the input's gradient, and takes its dot products with the corners: the gradients of
 // both coordinates and of the mask are combinations of these four numbers.
 template <bool input, bool position, typename T, typename S>
-SEG_HD void scatter_sample(const Corners<T, S>& corners, const S* grad, int64_t channels, S* dots, int64_t dot_stride) {
+SEG_HD void scatter_sample(const Corners<T, S>& corners, const S* grad, int64_t channels, S* dots) {
   constexpr int lanes = kLanes<S>;
   V<S> sums[4] = {};
   int64_t channel = 0;
@@ -25,28 +25,25 @@ SEG_HD void scatter_sample(const Corners<T, S>& corners, const S* grad, int64_t 
       if (input) store<S>(corners.weight[i] * g + load(corners.add[i] + channel), corners.add[i] + channel);
     }
   }
-  S rest[4] = {};
+  if (position) sum_lanes<S>(sums, dots);
   for (; channel < channels; ++channel) {
     for (int i = 0; i < 4; ++i) {
-      if (position) rest[i] += grad[channel] * widen(corners.read[i][channel]);
+      if (position) dots[i] += grad[channel] * widen(corners.read[i][channel]);
       if (input) corners.add[i][channel] += corners.weight[i][0] * grad[channel];
     }
   }
-  if (!position) return;
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) dots[i * dot_stride] = sum<S>(sums[i]) + rest[i];
 }
 
 // Turns the dot products of the pixels of a plan into gradients by y, by x and by the mask, `stride` apart.
 template <typename S>
-void combine_dots(const Plan<S>& plan, const S (&dots)[4][kTile], int64_t count, S* out, int64_t stride) {
+void combine_dots(const Plan<S>& plan, const S (&dots)[kTile][4], int64_t count, S* out, int64_t stride) {
   for (int64_t i = 0; i < count; ++i) {
     S by_y = 0, by_x = 0, by_mask = 0;
 #pragma GCC unroll 4
     for (int corner = 0; corner < 4; ++corner) {
-      by_y += corner_weight_dy(plan.right[i], corner) * dots[corner][i];
-      by_x += corner_weight_dx(plan.down[i], corner) * dots[corner][i];
-      by_mask += corner_weight(plan.down[i], plan.right[i], corner) * dots[corner][i];
+      by_y += corner_weight_dy(plan.right[i], corner) * dots[i][corner];
+      by_x += corner_weight_dx(plan.down[i], corner) * dots[i][corner];
+      by_mask += corner_weight(plan.down[i], plan.right[i], corner) * dots[i][corner];
     }
     const S scale = plan.presence[i] * plan.mask[i];
     out[i] = scale * by_y;
@@ -85,7 +82,7 @@ class BackwardDataBlock {
   BackwardDataBlock(const Conv& conv, const BackwardPanels<S>& panels, Arena arena) : panels_(panels) {
     constexpr int64_t rows = padded_rows(kTileRows);
     plan_ = arena.take<Plan<S>>(1);
-    dots_ = arena.take<S[4][kTile]>(1);
+    dots_ = arena.take<S[kTile][4]>(1);
     zeros_ = arena.take<T>(kWideBlock);
     sink_ = arena.take<S>(kWideBlock);
     grad_ = arena.take<S>(divide_up(conv.group_outputs(), kSteps) * rows * kStride);
@@ -141,7 +138,7 @@ class BackwardDataBlock {
         if (input) corners.add[corner] = index == kRing ? sink_ : add + at;
         corners.weight[corner] = splat(plan_->weight[corner][i]);
       }
-      scatter_sample<input, position>(corners, columns_ + i * kWideBlock, channels, &(*dots_)[0][i], kTile);
+      scatter_sample<input, position>(corners, columns_ + i * kWideBlock, channels, (*dots_)[i]);
     }
   }
 
@@ -158,7 +155,7 @@ class BackwardDataBlock {
   Block block_{};
   Run run_{};
   Plan<S>* plan_;
-  S (*dots_)[4][kTile];
+  S (*dots_)[kTile][4];
   T* zeros_;
   S* sink_;  // what would be added to the ring; never read
   S* grad_;

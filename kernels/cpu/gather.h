@@ -41,6 +41,25 @@ struct Blend {
     return sample;
   }
 
+  // The 2 * kLanes channels of a chunk.
+  template <typename Out>
+  SEG_HD void chunk(int64_t channel, Out* out) const {
+    if constexpr (std::is_same_v<T, BF16>) {
+      V<S> even = {}, odd = {};
+#pragma GCC unroll 4
+      for (int corner = 0; corner < 4; ++corner) {
+        V<S> even_cell, odd_cell;
+        load_halves(cell[corner] + channel, even_cell, odd_cell);
+        even = weight[corner] * even_cell + even;
+        odd = weight[corner] * odd_cell + odd;
+      }
+      store_halves(even, odd, out);
+    } else {
+      store(lanes(channel), out);
+      store(lanes(channel + kLanes<S>), out + kLanes<S>);
+    }
+  }
+
   SEG_HD S one(int64_t channel) const {
     S sample = weight[0][0] * widen(cell[0][channel]);
     for (int corner = 1; corner < 4; ++corner) sample += weight[corner][0] * widen(cell[corner][channel]);
@@ -63,15 +82,12 @@ void blend_rest(const Blend<T>& blend, int64_t channel, int64_t channels, Out* o
 template <typename T, typename Out>
 void gather(const Plan<Compute<T>>& plan, int64_t count, const Source<T>& source, int64_t channels,
             const Target<Out>& target) {
-  constexpr int64_t lanes = kLanes<Compute<T>>, chunk = 2 * lanes;
+  constexpr int64_t chunk = kPanel<Compute<T>>;
   for (int64_t i = 0; i < count; ++i) {
     const Blend<T> blend(plan, i, source);
     Out* out = target.data + i * target.row_stride;
     int64_t channel = 0;
-    for (; channel + chunk <= channels; channel += chunk, out += target.chunk_stride) {
-      store(blend.lanes(channel), out);
-      store(blend.lanes(channel + lanes), out + lanes);
-    }
+    for (; channel + chunk <= channels; channel += chunk, out += target.chunk_stride) blend.chunk(channel, out);
     if (channel < channels) blend_rest(blend, channel, channels, out);
   }
 }

@@ -5,7 +5,14 @@
 #include <immintrin.h>
 #endif
 
+#include <type_traits>
 #include <utility>
+
+// Without this gcc keeps branches around comparisons, in case one should raise a floating point exception that somebody
+// listens for, and then does not vectorise them. Results are the same.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-trapping-math")
+#endif
 
 #include "../bilinear.h"
 #include "kernels.h"

@@ -118,9 +118,6 @@ struct BackwardPanels {
 
   int64_t stride() const { return outputs * width; }
   int64_t at(int64_t block, int64_t tap) const { return (block * taps + tap) * count * stride(); }
-  int64_t at(int64_t block, int64_t tap, int64_t output, int64_t column) const {
-    return at(block, tap) + column / width * stride() + output * width + column % width;
-  }
 };
 
 template <typename S>
@@ -128,18 +125,30 @@ size_t packed_backward_bytes(const Conv& conv, const Block* blocks, int64_t bloc
   return static_cast<size_t>(BackwardPanels<S>(conv, blocks, block_count).at(block_count, 0)) * sizeof(S);
 }
 
+// One row of a panel: the weights of one output and one tap for up to `panels.width` channels.
 template <typename T>
-void pack_block(const Conv& conv, const Weight& weight, const Block& block, int64_t index,
-                const BackwardPanels<Compute<T>>& panels, Compute<T>* packed) {
+SEG_HD void pack_row(const T* from, int64_t stride, int64_t count, Compute<T>* to) {
+  if (stride == 1) {
+    convert(from, count, to);
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = widen(from[i * stride]);
+  }
+}
+
+template <typename T>
+void pack_block(const Conv& conv, const Weight& weight, const Block& block, const BackwardPanels<Compute<T>>& panels,
+                Compute<T>* packed) {
   const int64_t channels = conv.group_channels(), taps = conv.taps();
   const int64_t tap_stride = weight.taps_first ? channels : 1, channel_stride = weight.taps_first ? 1 : taps;
-  const int64_t first = block.begin - block.group * channels;
+  const int64_t first = block.begin - block.group * channels, count = block.end - block.begin;
   for (int64_t output = 0; output < panels.outputs; ++output) {
     const T* row = static_cast<const T*>(weight.data) + (block.group * panels.outputs + output) * channels * taps;
     for (int64_t tap = 0; tap < taps; ++tap) {
       const T* from = row + tap * tap_stride + first * channel_stride;
-      for (int64_t column = 0; column < block.end - block.begin; ++column) {
-        packed[panels.at(index, tap, output, column)] = widen(from[column * channel_stride]);
+      Compute<T>* to = packed + panels.at(0, tap) + output * panels.width;
+      for (int64_t done = 0; done < count; done += panels.width, to += panels.stride()) {
+        const int64_t width = count - done < panels.width ? count - done : panels.width;
+        pack_row(from + done * channel_stride, channel_stride, width, to);
       }
     }
   }
@@ -150,6 +159,6 @@ void pack_backward(const Backward& args, const Weight& weight, void* packed, int
   using S = Compute<T>;
   const BackwardPanels<S> panels(args.conv, args.blocks, args.block_count);
   for (int64_t block = begin; block < end; ++block) {
-    pack_block<T>(args.conv, weight, args.blocks[block], block, panels, static_cast<S*>(packed));
+    pack_block<T>(args.conv, weight, args.blocks[block], panels, static_cast<S*>(packed) + panels.at(block, 0));
   }
 }
