@@ -24,6 +24,7 @@ BACKGROUND_COLOUR = np.array([112, 112, 112], dtype=np.float32)
 NOISE = 14.0  # standard deviation of the texture, grey levels
 TRIES = 12  # places tried before a body is made shorter
 SHORTER = 0.85
+HEAD = (2.2, 0.05)  # its radius: px, and share of half the length
 RIM = 2  # px kept free around a body, so that bodies never touch
 
 
@@ -132,7 +133,7 @@ def _stamp(body: Body, objects: Array, heads: Array, number: int) -> bool:
     columns = np.arange(left, left + objects[window].shape[1], dtype=np.float32) - np.float32(body.column)
     along = rows * np.float32(np.sin(body.angle)) + columns * np.float32(np.cos(body.angle))
     across = rows * np.float32(np.cos(body.angle)) - columns * np.float32(np.sin(body.angle))
-    head_radius = 2.2 + 0.05 * body.half_length
+    head_radius = HEAD[0] + HEAD[1] * body.half_length
     from_head = (along - (body.half_length - head_radius)) ** 2 + across**2
     head = from_head <= head_radius**2
     rim = (along / (body.half_length + RIM)) ** 2 + (across / (body.half_width + RIM)) ** 2 <= 1

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
+import scipy.io.matlab
 from numpy.typing import NDArray
 
 from seg.data.files import Entry, FileDataset, find_root, read_ids
@@ -19,7 +20,10 @@ VOC_CLASSES = (
 )  # fmt: skip
 HINT = "give the folder that holds JPEGImages, SegmentationClass and ImageSets/Segmentation, or VOCdevkit"
 SBD_HINT = "give the folder that holds SBD's img, cls, inst, train.txt and val.txt (benchmark_RELEASE/dataset)"
-BAD_MAT = (ValueError, TypeError, KeyError, IndexError, OSError, NotImplementedError, struct.error, zlib.error)
+BAD_MAT = (
+    ValueError, TypeError, KeyError, IndexError, OSError, NotImplementedError, struct.error, zlib.error,
+    scipy.io.matlab.MatReadError,
+)  # fmt: skip
 
 
 class VOC(FileDataset):
