@@ -12,17 +12,17 @@ def main(config: DictConfig) -> None:
 
     from seg.engine import RunFolder
     from seg.errors import ConfigError
-    from seg.report import result_table
+    from seg.report import comparison_table, read_runs
 
     if (config.run is None) == (config.predictions is None):
         raise ConfigError("give run=RUN_FOLDER, or predictions=FOLDER with data=NAME data.root=FOLDER")
     output = Path(config.output) if config.output else None
     if config.run is not None:
         trained = load_config(config.run, config)
-        result = evaluate_run(RunFolder(config.run), trained, output=output, examples=config.examples)
+        evaluate_run(RunFolder(config.run), trained, output=output, examples=config.examples)
     else:
-        result = evaluate_folder_of_predictions(Path(config.predictions), config, output=output)
-    print(result_table(result))
+        evaluate_folder_of_predictions(Path(config.predictions), config, output=output)
+    print(comparison_table(read_runs(output or config.run or config.predictions)))
 
 
 if __name__ == "__main__":

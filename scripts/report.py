@@ -9,13 +9,13 @@ def main(config: DictConfig) -> None:
     from pathlib import Path
 
     from seg.errors import ConfigError
-    from seg.report import comparison_table, finished, read_runs, write_report
+    from seg.report import comparison_table, read_runs, write_report
 
     if config.runs is None:
         raise ConfigError("runs is missing; give the folder of a sweep as runs=FOLDER")
     output = Path(config.output) if config.output else None
     page = write_report(config.runs, output)
-    print(comparison_table(finished(read_runs(config.runs))))
+    print(comparison_table(read_runs(config.runs)))
     print(f"\nthe page: {page}")
 
 

@@ -148,7 +148,7 @@ def trained_model(state: dict[str, Any], config: DictConfig) -> nn.Module:
 
 
 def load_config(run: str, overrides: DictConfig) -> DictConfig:
-    """The configuration that a run was trained with, with the data's keys changed as `overrides` says."""
+    """The configuration that a run was trained with, changed by what is given in `overrides` of data and runtime."""
     path = Path(run) / ".hydra" / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"{run} is no run folder: it has no .hydra/config.yaml")
@@ -156,9 +156,16 @@ def load_config(run: str, overrides: DictConfig) -> DictConfig:
     assert isinstance(config, DictConfig)
     config.run = str(Path(run).resolve())
     for key in ("data", "runtime"):
-        if overrides.get(key):
-            config[key] = OmegaConf.merge(config[key], overrides[key])
+        given = _given(OmegaConf.to_container(overrides[key]) if key in overrides else {})
+        config[key] = OmegaConf.merge(config[key], given)
     return config
+
+
+def _given(node: Any) -> Any:
+    """A configuration without the keys that are null."""
+    if not isinstance(node, dict):
+        return node
+    return {key: _given(value) for key, value in node.items() if value is not None and _given(value) != {}}
 
 
 def _fresh_model(config: DictConfig, classes: int) -> nn.Module:
@@ -249,7 +256,7 @@ def evaluate_folder_of_predictions(
     predictions: Path, config: DictConfig, *, output: Path | None = None
 ) -> dict[str, Any]:
     """Evaluate label PNGs of anybody's model; writes result.json beside them, or into `output`, and returns it."""
-    if config.get("data") is None:
+    if "name" not in config.data:
         raise ConfigError("predictions need a truth: give data=NAME data.root=FOLDER")
     check(config)
     data, thresholds = build(config.data.evaluate), tuple(config.data.thresholds)
