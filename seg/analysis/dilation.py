@@ -28,9 +28,11 @@ def effective_dilation(positions: Tensor) -> Tensor:
     kh, kw = positions.shape[2:4]
     if kh == kw == 1:
         raise ValueError("a 1x1 kernel has one tap and no adjacent pair; effective dilation needs a larger kernel")
-    right = (positions[:, :, :, 1:] - positions[:, :, :, :-1]).norm(dim=4)
-    down = (positions[:, :, 1:] - positions[:, :, :-1]).norm(dim=4)
-    return torch.cat([right.flatten(2, 3), down.flatten(2, 3)], dim=2).mean(2)
+    # norm over a dimension that is not the last one is a hundred times slower on a CPU
+    y, x = positions.unbind(4)
+    right = torch.hypot(y[:, :, :, 1:] - y[:, :, :, :-1], x[:, :, :, 1:] - x[:, :, :, :-1])
+    down = torch.hypot(y[:, :, 1:] - y[:, :, :-1], x[:, :, 1:] - x[:, :, :-1])
+    return (right.sum((2, 3)) + down.sum((2, 3))) / (kh * (kw - 1) + (kh - 1) * kw)
 
 
 def size_at_cells(layer: Recorded, size: Tensor, image_shape: Sequence[int]) -> Tensor:

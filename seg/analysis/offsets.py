@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from seg.models.conv import TAPS, Cells, Dilated, Sampling
@@ -98,7 +99,8 @@ def offset_statistics(model: nn.Module) -> Iterator[dict[str, dict[str, float]]]
         yield statistics
     for name in recorded:
         if name in moving:
-            length = recorded[name].offset.float().unflatten(1, (-1, 2)).norm(dim=2)
+            y, x = recorded[name].offset.float().unflatten(1, (-1, 2)).unbind(2)
+            length = torch.hypot(y, x)
             statistics[name] = {"mean": float(length.mean()), "max": float(length.max())}
 
 
