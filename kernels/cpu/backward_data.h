@@ -52,6 +52,9 @@ void combine_dots(const Plan<S>& plan, const S (&dots)[kTile][4], int64_t count,
   }
 }
 
+// Pixels whose output gradient, a row of all outputs each, is held in the second-level cache.
+constexpr int64_t kGradRows = 112 / kRows * kRows;
+
 template <typename T>
 class BackwardDataBlock {
   using S = Compute<T>;
@@ -71,8 +74,8 @@ class BackwardDataBlock {
     index_ = index;
     block_ = args_->blocks[index];
     const int64_t pixels = args_->conv.pixels();
-    for (int64_t first = 0; first < pixels; first += kTileRows) {
-      run_ = Run{image, first, pixels - first < kTileRows ? pixels - first : kTileRows};
+    for (int64_t first = 0; first < pixels; first += kGradRows) {
+      run_ = Run{image, first, pixels - first < kGradRows ? pixels - first : kGradRows};
       load_grad();
       for (int64_t tap = 0; tap < args_->conv.taps(); ++tap) add_tap(tap);
     }
@@ -80,7 +83,7 @@ class BackwardDataBlock {
 
  private:
   BackwardDataBlock(const Conv& conv, const BackwardPanels<S>& panels, Arena arena) : panels_(panels) {
-    constexpr int64_t rows = padded_rows(kTileRows);
+    constexpr int64_t rows = padded_rows(kGradRows);
     plan_ = arena.take<Plan<S>>(1);
     dots_ = arena.take<S[kTile][4]>(1);
     zeros_ = arena.take<T>(kWideBlock);
@@ -99,7 +102,7 @@ class BackwardDataBlock {
     for (int64_t first = 0; first < outputs; first += kSteps) {
       const int64_t count = outputs - first < kSteps ? outputs - first : kSteps;
       copy_matrix(Matrix<const T>{grad + first * layout.channel_stride, layout.pixel_stride, layout.channel_stride},
-                  Matrix<S>{grad_ + first / kSteps * kTileRows * kStride, kStride, 1}, run_.count, count);
+                  Matrix<S>{grad_ + first / kSteps * kGradRows * kStride, kStride, 1}, run_.count, count);
     }
   }
 
@@ -108,7 +111,7 @@ class BackwardDataBlock {
     const int64_t channels = block_.end - block_.begin, outputs = conv.group_outputs();
     const S* weights = static_cast<const S*>(args_->packed) + panels_.at(index_, tap);
     for (int64_t first = 0; first < outputs; first += kSteps) {
-      const Operands<Plain<S>> operands{grad_ + first / kSteps * kTileRows * kStride, weights + first * panels_.width,
+      const Operands<Plain<S>> operands{grad_ + first / kSteps * kGradRows * kStride, weights + first * panels_.width,
                                         panels_.stride(), outputs - first < kSteps ? outputs - first : kSteps};
       multiply(operands, run_.count, divide_up(channels, panels_.width), columns_, kWideBlock, first > 0);
     }

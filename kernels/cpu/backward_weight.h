@@ -81,7 +81,7 @@ class BackwardWeightBlock {
     const int64_t channels = block_.end - block_.begin;
     make_plan(conv, args_->offset, args_->mask, run, block_.offset_group, tap, *plan_);
     const T* image = static_cast<const T*>(args_->input) + run.image * conv.cells() * conv.channels;
-    gather(*plan_, run.count, Source<T>{image + block_.begin, zeros_, conv.channels}, channels,
+    gather(*plan_, 0, run.count, Source<T>{image + block_.begin, zeros_, conv.channels}, channels,
            Target<S>{samples_, width, panel});
     const S* grad = static_cast<const S*>(args_->grad_transposed) + blocks_.at(run.image, run.first / kSteps, block_.group);
     const Operands<Plain<S>> operands{grad, samples_, panel, run.count};

@@ -5,14 +5,12 @@ namespace seg {
 
 namespace {
 
-Tensor pack(const Kernels& kernels, const Conv& conv, const Tensor& weight) {
+const void* pack(const Kernels& kernels, const Conv& conv, const Tensor& weight) {
   const Tensor dense = to_dense(weight);
   const Weight source = weight_of(dense);
-  const Tensor packed =
-      empty_like(weight, {static_cast<int64_t>(kernels.packed_forward_bytes(conv))}, ScalarType::Byte);
-  void* out = packed.mutable_data_ptr();
+  void* packed = scratch(Scratch::weights, kernels.packed_forward_bytes(conv));
   parallel(kernels.pack_forward_tasks(conv),
-           [&](int64_t begin, int64_t end) { kernels.pack_forward(conv, source, out, begin, end); });
+           [&](int64_t begin, int64_t end) { kernels.pack_forward(conv, source, packed, begin, end); });
   return packed;
 }
 
@@ -28,7 +26,6 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
   if (conv.batch == 0) return output;
   const Kernels& kernels = kernels_for(type_of(input), conv);
   const Tensor map = to_channels_last(input);
-  const Tensor packed = pack(kernels, conv, weight);
   std::optional<Tensor> dense_bias;
   if (bias.has_value()) {
     STD_TORCH_CHECK(bias->numel() == conv.outputs, "bias must have ", conv.outputs, " elements, got ", bias->numel());
@@ -41,7 +38,7 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
   args.offset = field_of(offset);
   args.mask = field_of(mask);
   args.bias = dense_bias.has_value() ? dense_bias->const_data_ptr() : nullptr;
-  args.packed = packed.const_data_ptr();
+  args.packed = pack(kernels, conv, weight);
   args.output = output.mutable_data_ptr();
   args.output_layout = layout_of(output);
   parallel_with_scratch(

@@ -49,7 +49,6 @@ class Pass {
   // Gradient of the input, in the computing type, and what `positions` sums up.
   Tensor data(const Tensor& weight, bool need_input, bool need_position) {
     const Conv& conv = args_.conv;
-    const Tensor packed = pack(weight);
     Tensor grad_input;
     if (need_input) {
       grad_input = zeros_like(input_, {conv.batch, conv.height, conv.width, conv.channels}, sum_type());
@@ -59,7 +58,7 @@ class Pass {
       partial_ = empty_like(input_, {args_.block_count, conv.batch, conv.taps(), 3, conv.pixels()}, sum_type());
       args_.grad_position = partial_.mutable_data_ptr();
     }
-    args_.packed = packed.const_data_ptr();
+    args_.packed = pack(weight);
     parallel_with_scratch(
         conv.batch * args_.block_count, kernels_.backward_data_scratch(conv),
         [&](int64_t begin, int64_t end, void* scratch) { kernels_.backward_data(args_, begin, end, scratch); });
@@ -70,9 +69,7 @@ class Pass {
   Tensor weight() {
     const Conv& conv = args_.conv;
     Tensor grad_weight = empty_like(input_, {conv.outputs, conv.kernel_h, conv.kernel_w, conv.group_channels()}, sum_type());
-    const Tensor transposed =
-        empty_like(input_, {static_cast<int64_t>(kernels_.grad_transposed_bytes(conv))}, ScalarType::Byte);
-    args_.grad_transposed = transposed.mutable_data_ptr();
+    args_.grad_transposed = scratch(Scratch::weights, kernels_.grad_transposed_bytes(conv));
     args_.grad_weight = grad_weight.mutable_data_ptr();
     parallel(kernels_.transpose_grad_tasks(conv),
              [&](int64_t begin, int64_t end) { kernels_.transpose_grad(args_, begin, end); });
@@ -101,14 +98,13 @@ class Pass {
  private:
   ScalarType sum_type() const { return compute_type(type_of(input_)); }
 
-  Tensor pack(const Tensor& weight) const {
+  const void* pack(const Tensor& weight) const {
     const Tensor dense = to_dense(weight);
     const Weight source = weight_of(dense);
     const size_t bytes = kernels_.packed_backward_bytes(args_.conv, args_.blocks, args_.block_count);
-    const Tensor packed = empty_like(weight, {static_cast<int64_t>(bytes)}, ScalarType::Byte);
-    void* out = packed.mutable_data_ptr();
+    void* packed = scratch(Scratch::weights, bytes);
     parallel(args_.block_count,
-             [&](int64_t begin, int64_t end) { kernels_.pack_backward(args_, source, out, begin, end); });
+             [&](int64_t begin, int64_t end) { kernels_.pack_backward(args_, source, packed, begin, end); });
     return packed;
   }
 

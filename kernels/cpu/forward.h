@@ -1,8 +1,8 @@
 // The forward: sample a tile of pixels through one tap, multiply by that tap's weights, add up; no column buffer.
 // Include inside namespace seg::SEG_ISA only.
 
-// Pixels of a tile at most: its samples, its sums and the map around it fit into the second-level cache together.
-constexpr int64_t kTileRows = 112 / kRows * kRows;
+// Pixels of a tile at most: its sums, the map around it and a tap's weights share the second-level cache.
+constexpr int64_t kTileRows = 200 / kRows * kRows;
 
 template <typename T, typename Product>
 class ForwardTile {
@@ -35,9 +35,9 @@ class ForwardTile {
 
  private:
   ForwardTile(const Conv& conv, Arena arena) : panels_(conv), stride_(stride(conv)) {
-    plan_ = arena.take<Plan<Sum>>(1);
+    plans_ = arena.take<Plan<Sum>>(conv.offset_groups);
     zeros_ = arena.take<T>(block_channels());
-    samples_ = arena.take<Word>(units(conv) * kRows * kStride);
+    samples_ = arena.take<Word>(kRows * kStride);
     sums_ = arena.take<Sum>(units(conv) * kRows * stride_);
     used_ = arena.used();
   }
@@ -65,33 +65,36 @@ class ForwardTile {
 
   void add_tap(int64_t tap) {
     const Conv& conv = args_->conv;
-    int64_t planned = -1;
+    for (int64_t group = 0; group < conv.offset_groups; ++group) {
+      make_plan(conv, args_->offset, args_->mask, run_, group, tap, plans_[group]);
+    }
     for (int64_t begin = 0; begin < conv.channels; begin += block_channels()) {
       const int64_t rest = conv.channels - begin;
       const int64_t end = begin + (rest < block_channels() ? rest : block_channels());
-      sample(tap, begin, end, planned);
-      multiply_groups(tap, begin, end);
+      for (int64_t first = 0; first < run_.count; first += kRows) {
+        const int64_t count = run_.count - first < kRows ? run_.count - first : kRows;
+        sample(begin, end, first, count);
+        multiply_groups(tap, begin, end, first, count);
+      }
     }
   }
 
-  // Channels [begin, end) through a tap; `planned` is the offset group that the plan was made for.
-  void sample(int64_t tap, int64_t begin, int64_t end, int64_t& planned) {
+  // Channels [begin, end) of `count` pixels from `first` on.
+  void sample(int64_t begin, int64_t end, int64_t first, int64_t count) {
     const Conv& conv = args_->conv;
     const T* image = static_cast<const T*>(args_->input) + run_.image * conv.cells() * conv.channels;
     for (int64_t channel = begin; channel < end;) {
       const int64_t group = channel / conv.offset_group_channels();
       const int64_t group_end = (group + 1) * conv.offset_group_channels();
       const int64_t stop = group_end < end ? group_end : end;
-      if (group != planned) make_plan(conv, args_->offset, args_->mask, run_, group, tap, *plan_);
-      planned = group;
       Element* out = reinterpret_cast<Element*>(samples_) + (channel - begin);
-      gather(*plan_, run_.count, Source<T>{image + channel, zeros_, conv.channels}, stop - channel,
+      gather(plans_[group], first, count, Source<T>{image + channel, zeros_, conv.channels}, stop - channel,
              Target<Element>{out, kStride * Product::depth, kPanel<Sum>});
       channel = stop;
     }
   }
 
-  void multiply_groups(int64_t tap, int64_t begin, int64_t end) {
+  void multiply_groups(int64_t tap, int64_t begin, int64_t end, int64_t first, int64_t count) {
     const int64_t channels = args_->conv.group_channels();
     for (int64_t channel = begin; channel < end;) {
       const int64_t group = channel / channels, group_end = (group + 1) * channels;
@@ -100,7 +103,7 @@ class ForwardTile {
       const Word* weights = static_cast<const Word*>(args_->packed) + panels_.at(group, 0, tap, word);
       const Operands<Product> operands{samples_ + (channel - begin) / Product::depth, weights, panels_.stride(),
                                        (stop - channel) / Product::depth};
-      multiply(operands, run_.count, panels_.count, sums_ + group_column(group), stride_, true);
+      multiply(operands, count, panels_.count, sums_ + first * stride_ + group_column(group), stride_, true);
       channel = stop;
     }
   }
@@ -120,9 +123,9 @@ class ForwardTile {
   ForwardPanels<Product> panels_;
   int64_t stride_;
   Run run_{};
-  Plan<Sum>* plan_;
+  Plan<Sum>* plans_;  // of each offset group
   T* zeros_;
-  Word* samples_;
+  Word* samples_;  // of kRows pixels: they never leave the first-level cache
   Sum* sums_;
   size_t used_;
 };

@@ -79,12 +79,13 @@ void blend_rest(const Blend<T>& blend, int64_t channel, int64_t channels, Out* o
   for (; channel < channels; ++channel, ++out) narrow(blend.one(channel), *out);
 }
 
+// Samples of the pixels [first, first + count) of a plan.
 template <typename T, typename Out>
-void gather(const Plan<Compute<T>>& plan, int64_t count, const Source<T>& source, int64_t channels,
+void gather(const Plan<Compute<T>>& plan, int64_t first, int64_t count, const Source<T>& source, int64_t channels,
             const Target<Out>& target) {
   constexpr int64_t chunk = kPanel<Compute<T>>;
   for (int64_t i = 0; i < count; ++i) {
-    const Blend<T> blend(plan, i, source);
+    const Blend<T> blend(plan, first + i, source);
     Out* out = target.data + i * target.row_stride;
     int64_t channel = 0;
     for (; channel + chunk <= channels; channel += chunk, out += target.chunk_stride) blend.chunk(channel, out);

@@ -14,6 +14,9 @@ constexpr int kRows = 6, kFewRows = 4;
 constexpr int64_t kSteps = 256;
 constexpr int64_t kStride = kSteps + 16;
 
+// B streams past from the second-level cache or beyond: this many steps ahead it is asked for.
+constexpr int64_t kAhead = 24;
+
 template <typename T>
 constexpr int64_t kPanel = 2 * kLanes<T>;
 
@@ -55,6 +58,8 @@ void micro_kernel(const typename Product::Word* a, const typename Product::Word*
 #pragma GCC unroll 1
   for (int64_t step = 0; step < steps; ++step, ++a, b += 2 * lanes) {
     const V<Word> left = load(b), right = load(b + lanes);
+    __builtin_prefetch(b + kAhead * 2 * lanes);
+    __builtin_prefetch(b + kAhead * 2 * lanes + lanes);
 #pragma GCC unroll 16
     for (int row = 0; row < rows; ++row) {
       const V<Word> factor = splat(a[row * kStride]);
@@ -98,20 +103,26 @@ struct Operands {
   int64_t steps;
 };
 
-// C (+)= A x B over all panels; a panel of B stays in the first-level cache while the rows pass by.
+// C (+)= A x B for the rows of one micro-kernel: they stay in the first-level cache while the panels stream past.
+template <typename Product, int rows>
+void multiply_rows(const Operands<Product>& operands, int64_t first, int64_t panels, typename Product::Sum* c,
+                   int64_t stride, bool accumulate) {
+  const auto* a = operands.a + first * kStride;
+  auto* out = c + first * stride;
+  for (int64_t panel = 0; panel < panels; ++panel, out += kPanel<typename Product::Sum>) {
+    micro_kernel<Product, rows>(a, operands.b + panel * operands.b_stride, operands.steps, out, stride, accumulate);
+  }
+}
+
 template <typename Product>
 void multiply(const Operands<Product>& operands, int64_t rows, int64_t panels, typename Product::Sum* c, int64_t stride,
               bool accumulate) {
   const RowSplit split = split_rows(rows);
-  for (int64_t panel = 0; panel < panels; ++panel) {
-    const auto* a = operands.a;
-    const auto* b = operands.b + panel * operands.b_stride;
-    auto* out = c + panel * kPanel<typename Product::Sum>;
-    for (int64_t i = 0; i < split.full; ++i, a += kRows * kStride, out += kRows * stride) {
-      micro_kernel<Product, kRows>(a, b, operands.steps, out, stride, accumulate);
-    }
-    for (int64_t i = 0; i < split.few; ++i, a += kFewRows * kStride, out += kFewRows * stride) {
-      micro_kernel<Product, kFewRows>(a, b, operands.steps, out, stride, accumulate);
-    }
+  int64_t row = 0;
+  for (int64_t i = 0; i < split.full; ++i, row += kRows) {
+    multiply_rows<Product, kRows>(operands, row, panels, c, stride, accumulate);
+  }
+  for (int64_t i = 0; i < split.few; ++i, row += kFewRows) {
+    multiply_rows<Product, kFewRows>(operands, row, panels, c, stride, accumulate);
   }
 }

@@ -1,6 +1,8 @@
 #include "tensors.h"
 
+#include <cstdlib>
 #include <limits>
+#include <memory>
 
 namespace seg {
 
@@ -122,6 +124,25 @@ Tensor to_channels_last(const Tensor& tensor) {
 
 Tensor to_dense(const Tensor& tensor) {
   return is_pixels_first(tensor) || is_contiguous(tensor) ? tensor : torch::stable::contiguous(tensor);
+}
+
+void* scratch(Scratch purpose, size_t bytes) {
+  struct Buffer {
+    std::unique_ptr<void, decltype(&std::free)> memory{nullptr, &std::free};
+    size_t bytes = 0;
+  };
+  thread_local Buffer buffers[2];
+  Buffer& buffer = buffers[static_cast<int>(purpose)];
+  if (buffer.bytes < bytes) {
+    constexpr size_t page = 4096;
+    const size_t rounded = (bytes + page - 1) / page * page;
+    buffer.bytes = 0;
+    buffer.memory.reset();
+    buffer.memory.reset(std::aligned_alloc(page, rounded));
+    STD_TORCH_CHECK(buffer.memory != nullptr, "out of memory: ", rounded, " bytes for tiles and packed weights");
+    buffer.bytes = rounded;
+  }
+  return buffer.memory.get();
 }
 
 Field field_of(const std::optional<Tensor>& tensor) {

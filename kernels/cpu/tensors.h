@@ -10,8 +10,6 @@
 
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
 #include <optional>
 #include <vector>
 
@@ -58,14 +56,14 @@ void parallel(int64_t count, const F& run) {
   if (count > 0) torch::stable::parallel_for(0, count, 1, run);
 }
 
-// Runs tasks that work in private memory: run(begin, end, scratch).
+// Memory of a thread that outlives the call: fresh pages for every call would cost as much as packing the weights.
+enum class Scratch : int { tiles, weights };
+void* scratch(Scratch purpose, size_t bytes);
+
+// Runs tasks that work in private memory: run(begin, end, memory).
 template <typename F>
 void parallel_with_scratch(int64_t count, size_t bytes, const F& run) {
-  parallel(count, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<void, decltype(&std::free)> scratch(std::aligned_alloc(64, (bytes + 63) / 64 * 64), &std::free);
-    STD_TORCH_CHECK(scratch != nullptr, "out of memory: ", bytes, " bytes for a thread's tiles");
-    run(begin, end, scratch.get());
-  });
+  parallel(count, [&](int64_t begin, int64_t end) { run(begin, end, scratch(Scratch::tiles, bytes)); });
 }
 
 }  // namespace seg
