@@ -214,7 +214,7 @@ def _label(config: DictConfig) -> str:
     if kind == "dilated":
         return f"dilated {config.conv.dilation}"
     layers = f"{config.trunk.replaced} layer" + ("" if config.trunk.replaced == 1 else "s")
-    return f"{'deformable' if kind == 'deform' else kind}, {layers}"
+    return f"{'deformable' if kind == 'deform' else kind} {layers}"
 
 
 def _facts(config: DictConfig, data: Any, runtime: Runtime, images: int) -> dict[str, Any]:

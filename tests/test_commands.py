@@ -1,0 +1,189 @@
+"""The commands as a user runs them, on small data: train, resume, evaluate, predict, report, sweep."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seg.data import CamVid, Creatures
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+SMALL = [
+    "++data.train.images=16",
+    "++data.evaluate.images=6",
+    "data.batch_size=4",
+    "head.hidden=16",
+    "runtime.threads=1",
+]
+real = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real images of {SHARED} are not here")
+
+
+def run(script: str, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / script), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **(environment or {})},
+    )
+
+
+def succeed(script: str, *arguments: str) -> str:
+    done = run(script, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "deform"
+    succeed("train.py", *SMALL, "trainer.iterations=3", "trainer.log_every=1", f"hydra.run.dir={folder}")
+    return folder
+
+
+def test_a_trained_run_holds_what_the_contract_says(trained: Path) -> None:
+    result = json.loads((trained / "result.json").read_text())
+    assert result["schema"] == 1
+    assert result["data"] == {"name": "creatures", "split": "val", "images": 6}
+    assert 0 <= result["miou"] <= 1
+    assert set(result["iou_by_size"]) == {"small", "medium", "large", "background"}
+    assert {row["layer"] for row in result["effective_dilation"]} == {f"layer4.{block}.conv2" for block in range(3)}
+    assert result["cost"]["parameters"] > 0
+    assert result["cost"]["flops"] > 0
+    assert json.loads((trained / "status.json").read_text())["state"] == "done"
+    records = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if record["kind"] == "train"] == [1, 2, 3]
+    assert set(records[0]["offset"]["layer4.0.conv2"]) == {"mean", "max"}
+    assert (trained / ".hydra" / "config.yaml").exists()
+
+
+@pytest.mark.fault(75)
+def test_fault_75_a_log_without_a_terminal_is_plain_lines(tmp_path: Path) -> None:
+    output = succeed("train.py", *SMALL, "trainer.iterations=1", "evaluate=false", f"hydra.run.dir={tmp_path}")
+    assert "training 1/1" in output
+    assert not re.search("[\r\x1b]", output)
+
+
+def test_the_same_command_again_says_that_it_is_done(trained: Path) -> None:
+    arguments = [*SMALL, "trainer.iterations=3", "trainer.log_every=1", f"hydra.run.dir={trained}"]
+    assert "done already" in succeed("train.py", *arguments)
+    changed = run("train.py", *arguments, "conv.offset_dilation=2")
+    assert changed.returncode == 2
+    assert "conv.offset_dilation: 1 in the checkpoint, 2 now" in changed.stderr
+
+
+def test_evaluating_again_gives_the_same_numbers(trained: Path, tmp_path: Path) -> None:
+    before = json.loads((trained / "result.json").read_text())
+    table = succeed("evaluate.py", f"run={trained}", f"output={tmp_path}")
+    after = json.loads((tmp_path / "result.json").read_text())
+    for key in ("miou", "iou", "per_image", "effective_dilation", "protocol"):
+        assert before[key] == after[key], key
+    assert f"{after['miou']:.3f}" in table
+
+
+def test_prediction_equals_evaluation_and_its_files_evaluate_to_the_same(trained: Path, tmp_path: Path) -> None:
+    data = Creatures("val", images=6)
+    images, predictions = tmp_path / "images", tmp_path / "predictions"
+    images.mkdir()
+    for index, name in enumerate(data.names):
+        Image.fromarray(data[index].image).save(images / f"{name}.png")
+    succeed("predict.py", f"run={trained}", f"input={images}", f"output={predictions}")
+    label = Image.open(predictions / "labels" / "val_00000.png")
+    assert label.mode == "P"
+    assert np.array(label).max() < 5
+    succeed("evaluate.py", f"predictions={predictions / 'labels'}", "data=creatures", "++data.evaluate.images=6")
+    ours, theirs = trained / "result.json", predictions / "labels" / "result.json"
+    assert json.loads(ours.read_text())["iou"] == json.loads(theirs.read_text())["iou"]
+
+
+def test_a_bad_image_among_good_ones_is_named_and_the_rest_is_labelled(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (50, 37)).save(tmp_path / "images" / "good.png")
+    (tmp_path / "images" / "bad.png").write_bytes(b"<html>404</html>")
+    done = run("predict.py", f"run={trained}", f"input={tmp_path / 'images'}", f"output={tmp_path / 'out'}")
+    assert done.returncode == 3
+    assert "bad.png: the file is a web page" in done.stderr
+    assert Image.open(tmp_path / "out" / "labels" / "good.png").size == (50, 37)
+
+
+def test_a_sweep_resumes_what_is_left_and_reports_it(tmp_path: Path) -> None:
+    arguments = ["-m", *SMALL, "trainer.iterations=2", "variant=dilated_2,deform_3", f"hydra.sweep.dir={tmp_path}"]
+    succeed("train.py", *arguments)
+    folders = sorted(path.parent for path in tmp_path.rglob("result.json"))
+    assert [json.loads((f / "result.json").read_text())["variant"] for f in folders] == [
+        "deformable 3 layers",
+        "dilated 2",
+    ]
+    (folders[1] / "result.json").unlink()
+    again = succeed("train.py", *arguments)
+    assert again.count("done already") == 1
+    assert again.count("going on from step 2") == 1
+    table = succeed("report.py", f"runs={tmp_path}")
+    assert "dilated 2" in table
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "deformable 3 layers" in page
+
+
+def test_a_failed_run_does_not_end_the_sweep(tmp_path: Path) -> None:
+    done = run(
+        "train.py", "-m", *SMALL, "trainer.iterations=1", "evaluate=false", "optimizer.lr=-1,0.001",
+        f"hydra.sweep.dir={tmp_path}",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "lr is -1" in done.stderr
+    states = {path.parent.name: json.loads(path.read_text())["state"] for path in tmp_path.rglob("status.json")}
+    assert sorted(states.values()) == ["done", "failed"]
+
+
+@pytest.mark.parametrize(
+    "script, words", [("evaluate.py", "give run="), ("predict.py", "run is missing"), ("report.py", "runs is missing")]
+)
+def test_a_missing_argument_is_named(script: str, words: str) -> None:
+    done = run(script)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+def test_doctor_says_which_operators_run() -> None:
+    assert re.search(r"operators on cpu +(compiled|reference)", succeed("doctor.py"))
+
+
+def test_check_data_reads_the_embedded_set() -> None:
+    assert "creatures" in succeed("check_data.py", "++data.train.images=4", "++data.evaluate.images=4")
+
+
+@real
+def test_camvid_trains_from_partial_weights_and_evaluates(tmp_path: Path) -> None:
+    weights = SHARED / "weights" / "resnet18-imagenet-conv1-layer3.safetensors"
+    output = succeed(
+        "train.py", "data=camvid", f"data.root={SHARED / 'camvid'}", "trunk=resnet18", "optimizer=sgd",
+        f"weights={weights}", "head.hidden=16", "trainer.iterations=2", "data.batch_size=2", "data.workers=0", "evaluate=false",
+        "data.train_transform.crop=[96,128]", f"hydra.run.dir={tmp_path}",
+    )  # fmt: skip
+    assert re.search(r"missing: .*layer4.0.conv1.weight", output)
+    assert CamVid(SHARED / "camvid", "test").classes[0] == "sky"
+    table = succeed("evaluate.py", f"run={tmp_path}", "data.evaluate.split=val", "examples=1")
+    assert "deformable 3 layers" in table
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["data"]["images"] == 101
+    assert "connected components" in result["protocol"]
+
+
+@real
+def test_car_parts_train_and_measure_dilation_by_object_masks(tmp_path: Path) -> None:
+    succeed(
+        "train.py", "data=voc", f"data.root={SHARED / 'car-parts'}", "trunk=resnet18", "head.hidden=16",
+        "trainer.iterations=2", "data.batch_size=2", "data.workers=0", "data.train_transform.crop=[96,96]",
+        "data.evaluate_transform.resize=128", f"hydra.run.dir={tmp_path}",
+    )  # fmt: skip
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert "annotated objects" in result["protocol"]
+    rows = [row for row in result["effective_dilation"] if row["count"]]
+    assert {row["size"] for row in rows} == {"small", "medium", "large", "background"}
