@@ -11,12 +11,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from seg.data.object_size import object_size
+from seg.data.order import Key, OrderedBatches, ShuffledBatches
 from seg.data.sample import Batch, Dataset, Sample
 from seg.data.transforms import Normalization, Transform, imagenet_normalization
 from seg.errors import ConfigError, DataError
 
 POLICIES = ("raise", "skip")
-Key = tuple[int, int]  # (epoch, index)
 
 
 @dataclass(frozen=True)
@@ -93,47 +93,6 @@ def _mismatch(samples: Sequence[Sample]) -> str:
                     f"{b[1]}x{b[0]} px; set batch_size=1, or a crop in training"
                 )
     return ""
-
-
-class ShuffledBatches:
-    """Batches of (epoch, index): a new order every epoch, the last incomplete batch left out.
-
-    The batches of all ranks together are the same for any number of ranks with the same total batch size.
-    """
-
-    def __init__(self, images: int, batch_size: int, seed: int, rank: int, world: int) -> None:
-        self.images = images
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world = world
-        self.epoch = 0
-        self.start = 0
-
-    def __len__(self) -> int:
-        return self.images // (self.batch_size * self.world)
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        epoch = self.epoch
-        order = np.random.default_rng(np.random.SeedSequence([self.seed, epoch])).permutation(self.images)
-        for number in range(self.start, len(self)):
-            first = (number * self.world + self.rank) * self.batch_size
-            yield [(epoch, int(index)) for index in order[first : first + self.batch_size]]
-
-
-class OrderedBatches:
-    """Every image once, in order, split over the ranks without padding; the last batch may be smaller."""
-
-    def __init__(self, images: int, batch_size: int, rank: int, world: int) -> None:
-        self.indices = range(rank, images, world)
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        for first in range(0, len(self.indices), self.batch_size):
-            yield [(0, index) for index in self.indices[first : first + self.batch_size]]
 
 
 class Batches:

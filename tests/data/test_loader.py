@@ -18,7 +18,8 @@ from seg.data import (
     train_loader,
     training_transform,
 )
-from seg.data.loader import EpochBatches, ShuffledBatches
+from seg.data.loader import EpochBatches
+from seg.data.order import ShuffledBatches
 from seg.errors import ConfigError, DataError
 
 
