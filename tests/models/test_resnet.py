@@ -111,9 +111,12 @@ def test_the_map_has_the_channels_and_stride_that_the_trunk_states(
         assert trunk(torch.zeros(1, 3, 96, 160)).shape == (1, channels, 96 // output_stride, 160 // output_stride)
 
 
-@pytest.mark.parametrize("height, padded, unpadded", [(360, 23, 23), (65, 5, 4), (97, 7, 6), (1024, 64, 64)])
+@pytest.mark.parametrize(
+    "height, padded, unpadded", [(360, 23, 23), (68, 5, 5), (65, 5, 4), (97, 7, 6), (1024, 64, 64)]
+)
 def test_the_caffe_style_pools_without_padding_and_rounds_up(height: int, padded: int, unpadded: int) -> None:
-    # by hand: 65 -> 33 -> 17 | 16 -> 9 | 8 -> 5 | 4;  97 -> 49 -> 25 | 24 -> 13 | 12 -> 7 | 6
+    # by hand: 68 -> 34 -> 17 | 17 (16 if rounded down) -> 9 -> 5; 65 -> 33 -> 17 | 16 -> 9 | 8 -> 5 | 4;
+    # 97 -> 49 -> 25 | 24 -> 13 | 12 -> 7 | 6
     for style, expected in (("torchvision", padded), ("caffe", unpadded)):
         with torch.device("meta"):
             trunk = ResNet(Dilated, style=style, **SMALL).eval()
