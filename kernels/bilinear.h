@@ -33,7 +33,7 @@ SEG_HD T clamp(T value, T low, T high) {
   return raised > high ? high : raised;
 }
 
-// A position is inside iff -1 < y < height and -1 < x < width; then its square touches the map or its ring.
+// A position is inside iff -1 <= y < height and -1 <= x < width; then its square touches the map or its ring.
 // It is clamped before it is converted to an integer: no offset, however large, can lead to an address outside the map.
 // Free of branches, so that a loop over positions is vectorised.
 template <typename T>
@@ -45,7 +45,7 @@ SEG_HD Square<T> square_at(T y, T x, int32_t height, int32_t width) {
   square.left = floor_to_int(x_safe);
   square.down = y_safe - T(square.top);
   square.right = x_safe - T(square.left);
-  square.inside = int32_t(y > T(-1)) & int32_t(y < T(height)) & int32_t(x > T(-1)) & int32_t(x < T(width));
+  square.inside = int32_t(y >= T(-1)) & int32_t(y < T(height)) & int32_t(x >= T(-1)) & int32_t(x < T(width));
   square.presence = T(square.inside) + (y_near - y_near) + (x_near - x_near);  // adds 0, or NaN
   return square;
 }

@@ -132,11 +132,12 @@ def backward(
             grad, input, offset, weight, mask, *stride, *padding, *dilation, *needed
         )
     of_input, of_offset, of_weight, of_mask = grads
+    nothing = input.new_empty
     return (
-        of_input.contiguous(memory_format=layout(input)) if needed[0] else of_input,
-        of_offset.to(offset.dtype).contiguous(),
-        of_weight.contiguous(memory_format=layout(weight)) if needed[2] else of_weight,
-        of_mask if mask is None else of_mask.to(mask.dtype).contiguous(),
+        of_input.contiguous(memory_format=layout(input)) if needed[0] else nothing(0),
+        of_offset.to(offset.dtype).contiguous() if needed[1] else nothing(0, dtype=offset.dtype),
+        of_weight.contiguous(memory_format=layout(weight)) if needed[2] else nothing(0),
+        of_mask.to(mask.dtype).contiguous() if mask is not None and needed[3] else nothing(0),
     )
 
 
@@ -172,7 +173,7 @@ def backward_shape(
         input.new_empty(input.shape).to(memory_format=layout(input)) if needed[0] else input.new_empty(0),
         offset.new_empty(offset.shape if needed[1] else 0),
         weight.new_empty(weight.shape).to(memory_format=layout(weight)) if needed[2] else weight.new_empty(0),
-        input.new_empty(0) if mask is None else mask.new_empty(mask.shape if needed[3] else 0),
+        mask.new_empty(mask.shape) if mask is not None and needed[3] else input.new_empty(0),
     )
 
 

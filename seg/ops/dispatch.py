@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from seg.ops import build
 from seg.ops.recipe import Unavailable, cpu_recipe, cuda_recipe
 
 MODES = ("auto", "off", "require")
@@ -46,6 +45,8 @@ def kernels(device_type: str) -> Any | None:
 @functools.cache
 def load(device_type: str) -> ModuleType | str:
     """The loaded library's operators, or the reason why there are none."""
+    from seg.ops import build  # not at import: it is a program too, python -m seg.ops.build
+
     try:
         if device_type not in RECIPES:
             raise Unavailable("there are no kernels for this kind of device")

@@ -89,10 +89,10 @@ def cuda_recipe(kernels: Path = KERNELS) -> Recipe:
 
     raises: Unavailable without sources, a CUDA build of torch, a GPU, or an nvcc of torch's CUDA major version
     """
-    sources = tuple(sorted((kernels / "cuda").glob("*.cu")))
-    require_sources(sources, kernels / "cuda")
     if torch.version.cuda is None or not torch.cuda.is_available():
         raise Unavailable("this torch sees no CUDA device")
+    sources = tuple(sorted((kernels / "cuda").glob("*.cu")))
+    require_sources(sources, kernels / "cuda")
     major, minor = torch.cuda.get_device_capability()
     architecture = f"{major}{minor}"
     libraries = ("-ltorch", "-ltorch_cpu", "-ltorch_cuda", "-lc10", "-lc10_cuda")
@@ -148,7 +148,7 @@ def nvcc(cuda: str) -> str:
 def require_sources(sources: tuple[Path, ...], folder: Path) -> None:
     """Raises Unavailable where the package came without its kernels."""
     if not sources:
-        raise Unavailable(f"there are no kernel sources in {folder}; install from a clone with pip install -e .")
+        raise Unavailable(f"there are no kernel sources in {folder}; they come with a clone: pip install -e .")
 
 
 def headers(kernels: Path, device: str) -> tuple[Path, ...]:

@@ -125,7 +125,8 @@ def look_up(
 
 def axis(position: Tensor, size: int, unknown: Tensor) -> Axis:
     """Cells, shares and slopes along one axis of a map with `size` cells."""
-    read = (position > -1) & (position < size) & ~unknown
+    # at exactly -1 the value is 0 but the gradient is that of the first cell: there lie the border's taps at offset 0
+    read = (position >= -1) & (position < size) & ~unknown
     inside = read.to(position.dtype).masked_fill(unknown, torch.nan)
     low = torch.where(read, position, -1.0).detach().floor()
     share = torch.where(read, position - low, 0.0) * inside
