@@ -13,7 +13,6 @@ constexpr int64_t kBlock = 4096;       // pixels that are narrowed to bytes at a
 constexpr int64_t kGrain = 1 << 18;    // blocks' pixels below which another thread does not pay
 constexpr int64_t kCounted = 1 << 30;  // pixels after which 32-bit counters are emptied
 constexpr int64_t kBytes = 256;
-constexpr int64_t kRow = kBytes + 16;  // an odd number of cache lines: rows of 1 KiB would all fall into the same sets
 
 // Rows of truth, columns of prediction, and which labels count.
 struct Counts {
@@ -41,14 +40,32 @@ struct Counts {
   }
 };
 
+// A pair of bytes as one number. The prediction is shifted about within its row of 1 KiB of counters, because the first
+// counters of all rows would share the same few sets of the cache.
+uint16_t pair_of(uint8_t truth, uint8_t prediction) {
+  return static_cast<uint16_t>(truth << 8 | static_cast<uint8_t>(prediction ^ truth << 4));
+}
+
+// Writes the pairs of two runs of labels; false where a label does not fit into a byte.
+template <typename T, typename P>
+bool to_pairs(const T* truth, const P* prediction, int64_t count, uint16_t* pairs) {
+  uint64_t all = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if constexpr (sizeof(T) > 1) all |= static_cast<uint64_t>(truth[i]);
+    if constexpr (sizeof(P) > 1) all |= static_cast<uint64_t>(prediction[i]);
+    pairs[i] = pair_of(static_cast<uint8_t>(truth[i]), static_cast<uint8_t>(prediction[i]));
+  }
+  return all < kBytes;
+}
+
 // Counters of all pairs of bytes. Neighbouring pixels mostly repeat a pair: they count in different tables, so that an
 // increment does not wait for the one before.
 class PairTable {
  public:
-  void add(const uint8_t* truth, const uint8_t* prediction, int64_t count) {
+  void add(const uint16_t* pairs, int64_t count) {
     int64_t i = 0;
-    for (; i + 8 <= count; i += 8) add_eight(truth + i, prediction + i);
-    for (; i < count; ++i) ++counters_[0][truth[i] * kRow + prediction[i]];
+    for (; i + 8 <= count; i += 8) add_eight(pairs + i);
+    for (; i < count; ++i) ++counters_[0][pairs[i]];
   }
 
   // Leaves the table at zero, ready for the next pair of maps.
@@ -56,7 +73,7 @@ class PairTable {
     for (int64_t truth = 0; truth < kBytes; ++truth) {
       if (!is_used(truth)) continue;
       for (int64_t prediction = 0; prediction < kBytes; ++prediction) {
-        const int64_t count = take(truth * kRow + prediction);
+        const int64_t count = take(pair_of(static_cast<uint8_t>(truth), static_cast<uint8_t>(prediction)));
         if (count > 0) counts.add(truth, prediction, count);
       }
     }
@@ -66,59 +83,43 @@ class PairTable {
   bool is_used(int64_t truth) const {
     uint32_t any = 0;
     for (const auto& counters : counters_) {
-      for (int64_t i = truth * kRow; i < truth * kRow + kBytes; ++i) any |= counters[i];
+      for (int64_t i = truth * kBytes; i < (truth + 1) * kBytes; ++i) any |= counters[i];
     }
     return any != 0;
   }
 
-  int64_t take(int64_t at) {
+  int64_t take(uint16_t pair) {
     int64_t count = 0;
     for (auto& counters : counters_) {
-      count += counters[at];
-      counters[at] = 0;
+      count += counters[pair];
+      counters[pair] = 0;
     }
     return count;
   }
 
-  void add_eight(const uint8_t* truth, const uint8_t* prediction) {
-    uint64_t truths, predictions;
-    std::memcpy(&truths, truth, 8);
-    std::memcpy(&predictions, prediction, 8);
-    const bool uniform = truths == (truths << 8 | truths >> 56) && predictions == (predictions << 8 | predictions >> 56);
-    if (uniform) {
-      counters_[0][truth[0] * kRow + prediction[0]] += 8;
+  void add_eight(const uint16_t* pairs) {
+    uint64_t words[2];
+    std::memcpy(words, pairs, sizeof words);
+    if (words[0] == words[1] && words[0] == (words[0] << 16 | words[0] >> 48)) {
+      counters_[0][pairs[0]] += 8;
       return;
     }
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) ++counters_[i % 4][truth[i] * kRow + prediction[i]];
+    for (int i = 0; i < 8; ++i) ++counters_[i % 4][pairs[i]];
   }
 
-  uint32_t counters_[4][kBytes * kRow] = {};
+  uint32_t counters_[4][kBytes * kBytes] = {};
 };
-
-// Labels as bytes: themselves, or narrowed into `buffer`; null where one of them does not fit.
-const uint8_t* to_bytes(const uint8_t* labels, int64_t, uint8_t*) { return labels; }
-
-const uint8_t* to_bytes(const int64_t* labels, int64_t count, uint8_t* buffer) {
-  uint64_t all = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    all |= static_cast<uint64_t>(labels[i]);
-    buffer[i] = static_cast<uint8_t>(labels[i]);
-  }
-  return all < kBytes ? buffer : nullptr;
-}
 
 template <typename T, typename P>
 void count_range(const T* truth, const P* prediction, int64_t begin, int64_t end, Counts& counts) {
   thread_local const auto table = std::make_unique<PairTable>();
-  uint8_t truth_buffer[kBlock], prediction_buffer[kBlock];
+  uint16_t pairs[kBlock];
   int64_t counted = 0;
   for (int64_t at = begin; at < end; at += kBlock) {
     const int64_t count = std::min(kBlock, end - at);
-    const uint8_t* truths = to_bytes(truth + at, count, truth_buffer);
-    const uint8_t* predictions = to_bytes(prediction + at, count, prediction_buffer);
-    if (truths != nullptr && predictions != nullptr) {
-      table->add(truths, predictions, count);
+    if (to_pairs(truth + at, prediction + at, count, pairs)) {
+      table->add(pairs, count);
       counted += count;
     } else {
       for (int64_t i = at; i < at + count; ++i) counts.add(truth[i], prediction[i], 1);

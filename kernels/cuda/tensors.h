@@ -1,0 +1,69 @@
+// Between torch's tensors and the plain structs of the kernels.
+#pragma once
+
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/MemoryFormat.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <optional>
+#include <vector>
+
+#include "kernels.h"
+
+namespace seg::cuda {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Strides, paddings and dilations as the operators' schema spells them.
+struct Window {
+  int64_t stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+};
+
+// Shapes, types and devices checked: nothing after this reads outside a tensor. Raises with the argument's name.
+Conv check_arguments(const Tensor& input, const Tensor& offset, const Tensor& weight, const std::optional<Tensor>& mask,
+                     const Window& window);
+
+// Raises unless `tensor` is on the input's device, in its type and of these sizes.
+void check_like(const char* name, const Tensor& tensor, const Tensor& input, const std::vector<int64_t>& sizes);
+
+Type type_of(const Tensor& tensor);
+ScalarType compute_type(const Tensor& tensor);
+Field field_of(const std::optional<Tensor>& tensor);
+
+Tensor empty(const Tensor& like, std::vector<int64_t> sizes, ScalarType type);
+Tensor zeros(const Tensor& like, std::vector<int64_t> sizes, ScalarType type);
+
+// The channels of every pixel of a map [batch, channels, rows, columns]: dense rows [batch * rows * columns, channels].
+Tensor to_rows(const Tensor& map);
+
+// Rows seen as the map [batch, channels, rows, columns] that they belong to; channels-last in memory.
+Tensor to_map(const Tensor& rows, int64_t batch, int64_t height, int64_t width);
+
+// A weight [outputs, channels, kernel_h, kernel_w] as matrices [groups, outputs of a group, taps * channels].
+Tensor to_matrices(const Tensor& weight, const Conv& conv);
+Tensor to_weight(const Tensor& matrices, const Conv& conv);
+
+// out = a x b, for a batch of matrices with any strides, by torch's library of matrix products.
+void multiply(const Tensor& a, const Tensor& b, Tensor& out);
+
+// `count` rows from `first` on, by groups of their channels: [groups, count, channels of a group]. No copy.
+Tensor by_group(const Tensor& rows, int64_t first, int64_t count, int64_t groups);
+
+// Makes the tensor's device current, and knows the stream that torch works on there.
+class Current {
+ public:
+  explicit Current(const Tensor& tensor);
+  cudaStream_t stream() const { return stream_; }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+  cudaStream_t stream_;
+};
+
+}  // namespace seg::cuda
