@@ -55,10 +55,8 @@ cudaError_t launch_sample(const Samples& samples, void* columns, cudaStream_t st
     constexpr int n = decltype(width)::value;
     const int lanes = lanes_for(samples.conv.offset_group_channels() / n);
     const int64_t threads = sample_count(samples.conv, samples.count) * lanes;
-    const unsigned blocks = static_cast<unsigned>(blocks_for(threads, kThreads));
-    sample<T, n><<<blocks, kThreads, 0, stream>>>(samples, lanes, !fits_int32(all_samples(samples)),
-                                                  static_cast<T*>(columns));
-    return cudaGetLastError();
+    return launch(sample<T, n>, blocks_for(threads, kThreads), kThreads, 0, stream, samples, lanes,
+                  !fits_int32(all_samples(samples)), static_cast<T*>(columns));
   });
 }
 
@@ -66,9 +64,8 @@ cudaError_t launch_add_bias(Type type, void* rows, const void* bias, int64_t cou
                             cudaStream_t stream) {
   return with_type(type, [&](auto element) {
     using T = typename decltype(element)::type;
-    const unsigned blocks = static_cast<unsigned>(blocks_for(count * outputs, kThreads));
-    add_bias<T><<<blocks, kThreads, 0, stream>>>(static_cast<T*>(rows), static_cast<const T*>(bias), count, outputs);
-    return cudaGetLastError();
+    return launch(add_bias<T>, blocks_for(count * outputs, kThreads), kThreads, 0, stream, static_cast<T*>(rows),
+                  static_cast<const T*>(bias), count, outputs);
   });
 }
 

@@ -10,7 +10,7 @@ template <typename S>
 __device__ __forceinline__ S team_sum(S value, int lanes) {
   const unsigned first = threadIdx.x % kWarp / lanes * lanes;
   const unsigned team = (lanes == kWarp ? 0xffffffffu : (1u << lanes) - 1) << first;
-  for (int distance = lanes / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(team, value, distance, lanes);
+  for (int distance = lanes / 2; distance > 0; distance /= 2) value += exchange(team, value, distance);
   return value;
 }
 
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kThreads) scatter(const Samples samples, const
         if (gradients.input != nullptr && cell != kRing) {
           S* out = static_cast<S*>(gradients.input) + origin + cell * conv.channels + channel;
 #pragma unroll
-          for (int c = 0; c < N; ++c) atomicAdd(out + c, corners.share[corner] * widen(grad.values[c]));
+          for (int c = 0; c < N; ++c) atomic_add(out + c, corners.share[corner] * widen(grad.values[c]));
         }
       }
     }
@@ -117,9 +117,8 @@ cudaError_t launch_scatter(const Samples& samples, const Gradients& gradients, c
     constexpr int n = decltype(width)::value;
     const int lanes = lanes_for(samples.conv.offset_group_channels() / n);
     const int64_t threads = sample_count(samples.conv, samples.count) * lanes;
-    const unsigned blocks = static_cast<unsigned>(blocks_for(threads, kThreads));
-    scatter<T, n><<<blocks, kThreads, 0, stream>>>(samples, gradients, lanes, !fits_int32(all_samples(samples)));
-    return cudaGetLastError();
+    return launch(scatter<T, n>, blocks_for(threads, kThreads), kThreads, 0, stream, samples, gradients, lanes,
+                  !fits_int32(all_samples(samples)));
   });
 }
 
@@ -128,20 +127,16 @@ cudaError_t launch_scatter_in_order(const Samples& samples, const Gradients& gra
     using T = typename decltype(element)::type;
     constexpr int threads = 64;  // few threads in all: small blocks spread them over the multiprocessors
     const int64_t items = samples.conv.batch * samples.conv.channels;
-    const unsigned blocks = static_cast<unsigned>(blocks_for(items, threads));
-    scatter_in_order<T><<<blocks, threads, 0, stream>>>(samples, static_cast<const T*>(gradients.columns),
-                                                        static_cast<Compute<T>*>(gradients.input));
-    return cudaGetLastError();
+    return launch(scatter_in_order<T>, blocks_for(items, threads), threads, 0, stream, samples,
+                  static_cast<const T*>(gradients.columns), static_cast<Compute<T>*>(gradients.input));
   });
 }
 
 cudaError_t launch_accumulate(Type type, const void* values, void* sums, int64_t count, cudaStream_t stream) {
   return with_type(type, [&](auto element) {
     using T = typename decltype(element)::type;
-    const unsigned blocks = static_cast<unsigned>(blocks_for(count, kThreads));
-    accumulate<T><<<blocks, kThreads, 0, stream>>>(static_cast<const T*>(values), static_cast<Compute<T>*>(sums),
-                                                   count);
-    return cudaGetLastError();
+    return launch(accumulate<T>, blocks_for(count, kThreads), kThreads, 0, stream, static_cast<const T*>(values),
+                  static_cast<Compute<T>*>(sums), count);
   });
 }
 

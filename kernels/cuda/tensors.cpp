@@ -18,7 +18,7 @@ void check_window(const Window& window) {
 }
 
 void check_device(const char* name, const Tensor& tensor, const Tensor& input) {
-  STD_TORCH_CHECK(tensor.is_cuda() && tensor.get_device_index() == input.get_device_index(), name,
+  STD_TORCH_CHECK(is_on_gpu(tensor) && tensor.get_device_index() == input.get_device_index(), name,
                   " must be on the input's CUDA device");
 }
 
@@ -56,12 +56,6 @@ Tensor channels_to_end(const Tensor& tensor) {
   return torch::stable::transpose(torch::stable::transpose(tensor, 1, 2), 2, 3);
 }
 
-cudaStream_t current_stream(const Tensor& tensor) {
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
-  return static_cast<cudaStream_t>(stream);
-}
-
 }  // namespace
 
 Type type_of(const Tensor& tensor) {
@@ -81,7 +75,7 @@ ScalarType compute_type(const Tensor& tensor) {
 Conv check_arguments(const Tensor& input, const Tensor& offset, const Tensor& weight, const std::optional<Tensor>& mask,
                      const Window& window) {
   check_window(window);
-  STD_TORCH_CHECK(input.is_cuda(), "input must be on a CUDA device");
+  STD_TORCH_CHECK(is_on_gpu(input), "input must be on a CUDA device");
   STD_TORCH_CHECK(input.dim() == 4 && weight.dim() == 4 && offset.dim() == 4,
                   "input, weight and offset must have 4 dimensions");
   check_device("weight", weight, input);
@@ -163,7 +157,4 @@ Tensor by_group(const Tensor& rows, int64_t first, int64_t count, int64_t groups
   const Tensor some = torch::stable::narrow(all, 0, first, count);
   return torch::stable::transpose(torch::stable::view(some, {count, groups, rows.size(1) / groups}), 0, 1);
 }
-
-Current::Current(const Tensor& tensor) : guard_(tensor.get_device_index()), stream_(current_stream(tensor)) {}
-
 }  // namespace seg::cuda

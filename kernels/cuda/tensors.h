@@ -1,7 +1,6 @@
 // Between torch's tensors and the plain structs of the kernels.
 #pragma once
 
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -9,6 +8,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -55,15 +55,17 @@ void multiply(const Tensor& a, const Tensor& b, Tensor& out);
 // `count` rows from `first` on, by groups of their channels: [groups, count, channels of a group]. No copy.
 Tensor by_group(const Tensor& rows, int64_t first, int64_t count, int64_t groups);
 
-// Makes the tensor's device current, and knows the stream that torch works on there.
+bool is_on_gpu(const Tensor& tensor);
+
+// Makes the tensor's device current while it lives, and knows the stream that torch works on there.
 class Current {
  public:
   explicit Current(const Tensor& tensor);
   cudaStream_t stream() const { return stream_; }
 
  private:
-  torch::stable::accelerator::DeviceGuard guard_;
-  cudaStream_t stream_;
+  std::shared_ptr<void> guard_;
+  cudaStream_t stream_ = nullptr;
 };
 
 }  // namespace seg::cuda
