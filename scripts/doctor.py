@@ -6,7 +6,7 @@ import sys
 import torch
 
 from seg.engine.runtime import commit, device_name, versions
-from seg.ops import backend
+from seg.ops import backend, cuda_path
 
 
 def main() -> int:
@@ -17,7 +17,7 @@ def main() -> int:
     for device in devices:
         facts[str(device)] = device_name(device)
     for kind in sorted({device.type for device in devices}):
-        facts[f"operators on {kind}"] = backend(kind)
+        facts[f"operators on {kind}"] = backend(kind) + (f", {cuda_path()} path" if kind == "cuda" else "")
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name:{width}}  {value}")

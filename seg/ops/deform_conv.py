@@ -107,7 +107,8 @@ def forward(
     if compiled is None:
         out = reference.deform_conv2d(input, offset, weight, bias, mask, stride, padding, dilation)
     else:
-        out = compiled.deform_conv2d.default(input, offset, weight, bias, mask, *stride, *padding, *dilation)
+        options = dispatch.options(input.device.type)
+        out = compiled.deform_conv2d.default(input, offset, weight, bias, mask, *stride, *padding, *dilation, **options)
     return out.contiguous(memory_format=layout(input))
 
 
@@ -128,8 +129,9 @@ def backward(
     if compiled is None:
         grads = reference.deform_conv2d_backward(grad, input, offset, weight, mask, stride, padding, dilation, needed)
     else:
+        options = dispatch.options(input.device.type, backward=True)
         grads = compiled.deform_conv2d_backward.default(
-            grad, input, offset, weight, mask, *stride, *padding, *dilation, *needed
+            grad, input, offset, weight, mask, *stride, *padding, *dilation, *needed, **options
         )
     of_input, of_offset, of_weight, of_mask = grads
     nothing = input.new_empty

@@ -11,6 +11,7 @@ import torch
 from seg.ops.recipe import Unavailable, cpu_recipe, cuda_recipe
 
 MODES = ("auto", "off", "require")
+PATHS = ("plain", "fused")
 RECIPES = {"cpu": cpu_recipe, "cuda": cuda_recipe}
 
 
@@ -40,6 +41,31 @@ def kernels(device_type: str) -> Any | None:
         raise RuntimeError(f"SEG_KERNELS=require, but there are no compiled kernels for {device_type}: {loaded}")
     say_once(f"seg: the slower reference in plain torch serves {device_type}: {loaded}")
     return None
+
+
+def cuda_path() -> str:
+    """ "plain" or "fused": how the compiled deformable convolution works on a GPU, as SEG_CUDA_PATH chooses.
+
+    The default is plain: samples in a bounded workspace, then torch's matrix products. Fused puts samples straight on
+    the tensor cores (half precision, and float32 where torch allows TF32) and takes the plain path for what does not
+    fit it; no test of it has passed on a GPU yet, hence it is never chosen by itself.
+    raises: ValueError for another value
+    """
+    path = os.environ.get("SEG_CUDA_PATH", "plain")
+    if path not in PATHS:
+        raise ValueError(f"SEG_CUDA_PATH={path!r} is unknown; set it to one of {', '.join(PATHS)}")
+    return path
+
+
+def options(device_type: str, *, backward: bool = False) -> dict[str, bool]:
+    """Arguments that the compiled operators of a device have beyond the common ones: torch's flags at this moment."""
+    if device_type != "cuda":
+        return {}
+    tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    chosen = {"fused": cuda_path() == "fused", "tf32": tf32}
+    if backward:
+        chosen["deterministic"] = torch.are_deterministic_algorithms_enabled()
+    return chosen
 
 
 @functools.cache

@@ -6,7 +6,8 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,8 @@ PROCESSOR_FLAGS = {
     "_avx2": AVX2,
     "_portable": (),
 }
+
+EXACT = {"90": "90a"}  # architectures with instructions that no later GPU has
 
 
 class Unavailable(RuntimeError):
@@ -85,32 +88,62 @@ def cpu_recipe(kernels: Path = KERNELS) -> Recipe:
 
 
 def cuda_recipe(kernels: Path = KERNELS) -> Recipe:
-    """The library of the GPU's operators, `seg_cuda`, for the current GPU, with PTX for later ones.
+    """The library of the GPU's operators, `seg_cuda`, for the current GPU.
 
     raises: Unavailable without sources, a CUDA build of torch, a GPU, or an nvcc of torch's CUDA major version
     """
     if torch.version.cuda is None or not torch.cuda.is_available():
         raise Unavailable("this torch sees no CUDA device")
-    sources = tuple(sorted((kernels / "cuda").glob("*.cu")))
+    sources = tuple(sorted([*(kernels / "cuda").glob("*.cu"), *(kernels / "cuda").glob("*.cpp")]))
     require_sources(sources, kernels / "cuda")
-    major, minor = torch.cuda.get_device_capability()
-    architecture = f"{major}{minor}"
-    libraries = ("-ltorch", "-ltorch_cpu", "-ltorch_cuda", "-lc10", "-lc10_cuda")
+    compiler = nvcc(torch.version.cuda)
+    code = gpu_code(torch.cuda.get_device_capability(), gpu_codes(compiler))
     return Recipe(
         name="seg_cuda",
         sources=sources,
         headers=headers(kernels, "cuda"),
-        compiler=(nvcc(torch.version.cuda),),
-        flags=(
-            *COMMON,
-            "-DUSE_CUDA",
-            "-Xcompiler=-fPIC",
-            f"-gencode=arch=compute_{architecture},code=[sm_{architecture},compute_{architecture}]",
-            *includes(kernels),
-        ),
-        link_flags=(f"-L{torch_folder() / 'lib'}", *libraries),
-        target=f"sm_{architecture}",
+        compiler=(compiler,),
+        flags=(*cuda_flags(kernels), code),
+        link_flags=(f"-L{torch_folder() / 'lib'}", "-ltorch", "-ltorch_cpu", "-ltorch_cuda", "-lc10", "-lc10_cuda"),
+        target=code,
     )
+
+
+def cuda_flags(kernels: Path = KERNELS) -> tuple[str, ...]:
+    """The flags of all files of `seg_cuda`, but for the GPU that they are compiled for."""
+    # hidden: the libraries of the CPU and the GPU have functions of the same names
+    return (*COMMON, "-DUSE_CUDA", "-Xcompiler=-fPIC,-fvisibility=hidden", *includes(kernels))
+
+
+def gpu_code(capability: tuple[int, int], known: Sequence[str]) -> str:
+    """The -gencode flag for a GPU: machine code where nvcc knows it, else PTX that the driver compiles at the start.
+
+    known:  numbers of the architectures that nvcc compiles for, such as 80 or 90
+    raises: Unavailable for a GPU that is older than all of them
+    """
+    number = f"{capability[0]}{capability[1]}"
+    if number in known:
+        exact = EXACT.get(number, number)
+        return f"-gencode=arch=compute_{exact},code=sm_{exact}"
+    older = [n for n in known if n.isdigit() and int(n) < int(number)]
+    if not older:
+        raise Unavailable(
+            f"the GPU has compute capability {capability[0]}.{capability[1]}, which this nvcc no longer compiles for; "
+            "use an older CUDA toolkit and its torch build"
+        )
+    newest = max(older, key=int)
+    print(
+        f"seg: nvcc does not know compute capability {capability[0]}.{capability[1]}; the kernels are built as PTX for "
+        f"compute_{newest}, which the driver compiles (JIT) when they are loaded. A newer CUDA toolkit avoids that.",
+        file=sys.stderr,
+    )
+    return f"-gencode=arch=compute_{newest},code=compute_{newest}"
+
+
+def gpu_codes(compiler: str) -> tuple[str, ...]:
+    """Numbers of the architectures that an nvcc compiles for."""
+    text = subprocess.run([compiler, "--list-gpu-code"], capture_output=True, text=True, timeout=60, check=False).stdout
+    return tuple(re.findall(r"sm_(\w+)", text))
 
 
 def cxx() -> tuple[str, ...]:
