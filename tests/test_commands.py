@@ -164,8 +164,8 @@ def test_camvid_trains_from_partial_weights_and_evaluates(tmp_path: Path) -> Non
     weights = SHARED / "weights" / "resnet18-imagenet-conv1-layer3.safetensors"
     output = succeed(
         "train.py", "data=camvid", f"data.root={SHARED / 'camvid'}", "trunk=resnet18", "optimizer=sgd",
-        f"weights={weights}", "head.hidden=16", "trainer.iterations=2", "data.batch_size=2", "data.workers=0", "evaluate=false",
-        "data.train_transform.crop=[96,128]", f"hydra.run.dir={tmp_path}",
+        f"weights={weights}", "head.hidden=16", "trainer.iterations=2", "data.batch_size=2", "data.workers=0",
+        "evaluate=false", "data.train_transform.crop=[96,128]", f"hydra.run.dir={tmp_path}",
     )  # fmt: skip
     assert re.search(r"missing: .*layer4.0.conv1.weight", output)
     assert CamVid(SHARED / "camvid", "test").classes[0] == "sky"
