@@ -64,7 +64,7 @@ def test_every_trained_parameter_of_a_fresh_net_has_a_gradient() -> None:
 
 def test_head_starts_as_the_release_does() -> None:
     torch.manual_seed(0)
-    head = Head(256, 21)
+    head = Head(256, 21, init_std=0.01)
     assert float(head.fc6.weight.detach().std()) == pytest.approx(0.01, rel=0.02)
     assert float(head.score.weight.detach().std()) == pytest.approx(0.01, rel=0.02)
     assert not head.fc6.bias.any()
@@ -73,8 +73,12 @@ def test_head_starts_as_the_release_does() -> None:
 
 def test_head_is_two_matrix_products_with_a_relu_between() -> None:
     head, x = Head(6, 4, hidden=5), torch.randn(2, 6, 3, 7)
-    hidden = torch.einsum("oi,nihw->nohw", head.fc6.weight[..., 0, 0], x).clamp(min=0)
-    torch.testing.assert_close(head(x), torch.einsum("oi,nihw->nohw", head.score.weight[..., 0, 0], hidden))
+
+    def product(layer: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        assert layer.bias is not None
+        return torch.einsum("oi,nihw->nohw", layer.weight[..., 0, 0], x) + layer.bias[:, None, None]
+
+    torch.testing.assert_close(head(x), product(head.score, product(head.fc6, x).clamp(min=0)))
 
 
 def test_aspp_v2_sums_its_dilated_scores() -> None:
