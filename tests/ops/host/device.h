@@ -1,0 +1,199 @@
+// Runs the CUDA kernels on the host, thread by thread, so that their results can be tested without a GPU. Read before a
+// kernel's source (-include). The threads of a block are fibers that hand over at barriers and at what a warp does
+// together; shared memory starts as NaN, asynchronous copies arrive only when they are waited for, and a barrier that
+// not all threads reach ends the program.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
+
+#include <csetjmp>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <ucontext.h>
+#include <utility>
+#include <vector>
+
+#undef __global__
+#undef __device__
+#undef __forceinline__
+#undef __launch_bounds__
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+namespace host {
+
+struct Index {
+  unsigned x = 0, y = 0, z = 0;
+};
+
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
+struct Fiber {
+  ucontext_t start;
+  jmp_buf place;
+  std::unique_ptr<char[]> stack;
+  bool started = false, done = true;
+  Index thread;
+  std::vector<Copy> copies;
+};
+
+struct Barrier {
+  unsigned arrived = 0, turn = 0;
+};
+
+constexpr size_t kStack = 256 << 10;
+
+struct Machine {
+  std::vector<std::unique_ptr<Fiber>> fibers;
+  jmp_buf scheduler;
+  Fiber* self = nullptr;
+  std::function<void()> body;
+  Index block, grid, size;
+  Barrier all;
+  std::map<std::pair<unsigned, unsigned>, Barrier> teams;  // by warp and by the threads that take part
+  std::vector<uint64_t> slots;                             // 16 words for each thread
+  std::vector<unsigned char> shared;
+  uint64_t progress = 0;
+};
+
+inline Machine machine;
+
+inline void yield() {
+  if (_setjmp(machine.self->place) == 0) _longjmp(machine.scheduler, 1);
+}
+
+inline void fiber_main() {
+  while (true) {
+    machine.body();
+    machine.self->done = true;
+    ++machine.progress;
+    yield();
+  }
+}
+
+inline void resume(Fiber& fiber) {
+  machine.self = &fiber;
+  if (_setjmp(machine.scheduler) != 0) return;
+  if (fiber.started) _longjmp(fiber.place, 1);
+  fiber.started = true;
+  getcontext(&fiber.start);
+  fiber.stack.reset(new char[kStack]);
+  fiber.start.uc_stack.ss_sp = fiber.stack.get();
+  fiber.start.uc_stack.ss_size = kStack;
+  fiber.start.uc_link = nullptr;
+  makecontext(&fiber.start, fiber_main, 0);
+  setcontext(&fiber.start);
+}
+
+inline void wait(Barrier& barrier, unsigned count) {
+  const unsigned turn = barrier.turn;
+  ++machine.progress;
+  if (++barrier.arrived == count) {
+    barrier.arrived = 0;
+    ++barrier.turn;
+    return;
+  }
+  while (barrier.turn == turn) yield();
+}
+
+inline void run_block(unsigned threads) {
+  while (machine.fibers.size() < threads) machine.fibers.push_back(std::make_unique<Fiber>());
+  machine.slots.assign(threads * 16, 0);
+  machine.all = Barrier{};
+  machine.teams.clear();
+  std::memset(machine.shared.data(), 0xff, machine.shared.size());
+  for (unsigned i = 0; i < threads; ++i) {
+    machine.fibers[i]->done = false;
+    machine.fibers[i]->thread.x = i;
+    machine.fibers[i]->copies.clear();
+  }
+  for (unsigned left = threads; left > 0;) {
+    const uint64_t before = machine.progress;
+    left = 0;
+    for (unsigned i = 0; i < threads; ++i) {
+      if (!machine.fibers[i]->done) resume(*machine.fibers[i]);
+      left += !machine.fibers[i]->done;
+    }
+    if (left > 0 && machine.progress == before) {
+      std::fprintf(stderr, "%u threads of a block wait for others at a barrier\n", left);
+      std::abort();
+    }
+  }
+}
+
+inline unsigned lane() { return machine.self->thread.x % 32; }
+inline unsigned warp() { return machine.self->thread.x / 32; }
+inline uint64_t* slots_of(unsigned lane_index) { return &machine.slots[(warp() * 32 + lane_index) * 16]; }
+inline void team_barrier(unsigned team) { wait(machine.teams[{warp(), team}], __builtin_popcount(team)); }
+
+// Gives every thread of a team what the others brought: read(lane, words) runs between two barriers.
+template <typename T, typename F>
+void together(unsigned team, const T& mine, const F& read) {
+  static_assert(sizeof(T) <= 128);
+  std::memcpy(slots_of(lane()), &mine, sizeof mine);
+  team_barrier(team);
+  read([](unsigned of) {
+    T value;
+    std::memcpy(&value, slots_of(of), sizeof value);
+    return value;
+  });
+  team_barrier(team);
+}
+
+}  // namespace host
+
+#define threadIdx (host::machine.self->thread)
+#define blockIdx (host::machine.block)
+#define blockDim (host::machine.size)
+#define gridDim (host::machine.grid)
+
+namespace seg::cuda {
+
+template <typename... P, typename... A>
+cudaError_t launch(void (*kernel)(P...), int64_t blocks, int threads, size_t shared_bytes, cudaStream_t, A... arguments) {
+  host::Machine& machine = host::machine;
+  machine.body = [=] { kernel(arguments...); };
+  machine.size.x = threads;
+  machine.grid.x = static_cast<unsigned>(blocks);
+  machine.shared.assign(shared_bytes + 128, 0);
+  for (int64_t i = 0; i < blocks; ++i) {
+    machine.block.x = static_cast<unsigned>(i);
+    host::run_block(threads);
+  }
+  return cudaSuccess;
+}
+
+template <typename T>
+T* shared_memory() {
+  const uintptr_t start = reinterpret_cast<uintptr_t>(host::machine.shared.data());
+  return reinterpret_cast<T*>((start + 127) / 128 * 128);
+}
+
+inline void synchronize() { host::wait(host::machine.all, host::machine.size.x); }
+
+template <typename T>
+T exchange(unsigned team, T value, int distance) {
+  T found;
+  host::together(team, value, [&](auto of) { found = of(host::lane() ^ distance); });
+  return found;
+}
+
+template <typename T>
+void atomic_add(T* to, T value) {
+  *to += value;
+}
+
+}  // namespace seg::cuda
