@@ -9,8 +9,11 @@ class DataError(ValueError):
     """Bad data, named by file and value: exit code 3."""
 
 
-class Preempted(Exception):
-    """The run was asked to stop and has saved its state: exit code 75, run again to resume."""
+class Preempted(BaseException):
+    """The run was asked to stop and has saved its state: exit code 75, run again to resume.
+
+    Like KeyboardInterrupt no Exception, so that it ends a whole sweep and not only the run that it reached.
+    """
 
 
 class RunError(RuntimeError):

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -187,3 +189,26 @@ def test_car_parts_train_and_measure_dilation_by_object_masks(tmp_path: Path) ->
     assert "annotated objects" in result["protocol"]
     rows = [row for row in result["effective_dilation"] if row["count"]]
     assert {row["size"] for row in rows} == {"small", "medium", "large", "background"}
+
+
+@pytest.mark.fault(56)
+def test_fault_56_a_signal_ends_the_whole_sweep_and_it_goes_on(tmp_path: Path) -> None:
+    arguments = [*SMALL, "trainer.iterations=2000", "variant=dilated_2,dilated_4", f"hydra.sweep.dir={tmp_path}"]
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("training"):
+                break
+        time.sleep(3)
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+    assert process.returncode == 75
+    (status,) = tmp_path.rglob("status.json")
+    assert json.loads(status.read_text())["state"] == "preempted"
+    assert list(status.parent.glob("checkpoints/step_*.pt"))
