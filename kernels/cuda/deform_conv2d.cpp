@@ -1,4 +1,5 @@
-// Forward of the deformable convolution, plain path: samples of a bounded number of pixels, then a matrix product.
+// Forward of the deformable convolution. Plain path: samples of a bounded number of pixels, then a matrix product.
+#include "fused.h"
 #include "operators.h"
 
 namespace seg::cuda {
@@ -22,6 +23,32 @@ Tensor plain_forward(const Samples& all, const Tensor& rows, const Tensor& weigh
   return output;
 }
 
+void add_bias(Tensor& output, const Tensor& bias, cudaStream_t stream) {
+  const Tensor dense = torch::stable::contiguous(bias);
+  STD_CUDA_CHECK(launch_add_bias(type_of(output), output.mutable_data_ptr(), dense.const_data_ptr(), output.size(0),
+                                 output.size(1), stream));
+}
+
+Tensor fused_forward(const Samples& all, const ForwardPlan& plan, const Tensor& rows, const Tensor& weight,
+                     const std::optional<Tensor>& bias, cudaStream_t stream) {
+  const int64_t pixels = all.conv.batch * all.conv.pixels();
+  const Tensor output = empty(rows, {pixels, all.conv.outputs}, rows.scalar_type());
+  const Tensor matrices = to_matrices(weight, all.conv);
+  const Tensor packed = empty(rows, {static_cast<int64_t>(plan.packed_bytes)}, ScalarType::Byte);
+  const Tensor partial = empty(rows, {static_cast<int64_t>(plan.partial_bytes / sizeof(float))}, ScalarType::Float);
+  std::optional<Tensor> dense;
+  if (bias.has_value()) dense = torch::stable::contiguous(*bias);
+  FusedForward args{};
+  args.samples = all;
+  args.weight = matrices.const_data_ptr();
+  args.bias = dense.has_value() ? dense->const_data_ptr() : nullptr;
+  args.packed = packed.mutable_data_ptr();
+  args.partial = plan.partial_bytes > 0 ? static_cast<float*>(partial.mutable_data_ptr()) : nullptr;
+  args.output = output.mutable_data_ptr();
+  STD_CUDA_CHECK(launch_fused_forward(args, plan, stream));
+  return output;
+}
+
 }  // namespace
 
 Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& weight, const std::optional<Tensor>& bias,
@@ -34,12 +61,11 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
   if (conv.batch == 0) return empty(input, {0, conv.outputs, conv.rows, conv.columns}, input.scalar_type());
   const Tensor rows = to_rows(input);
   const Samples all{conv, rows.const_data_ptr(), type_of(input), field_of(offset), field_of(mask), 0, 0};
-  Tensor output = plain_forward(all, rows, weight, current.stream());
-  if (bias.has_value()) {
-    const Tensor dense = torch::stable::contiguous(*bias);
-    STD_CUDA_CHECK(launch_add_bias(type_of(input), output.mutable_data_ptr(), dense.const_data_ptr(), output.size(0),
-                                   conv.outputs, current.stream()));
-  }
+  ForwardPlan plan{};
+  if (fused) STD_CUDA_CHECK(plan_forward(conv, all.type, tf32, all.input, plan));
+  Tensor output = plan.possible ? fused_forward(all, plan, rows, weight, bias, current.stream())
+                                : plain_forward(all, rows, weight, current.stream());
+  if (bias.has_value() && !plan.possible) add_bias(output, *bias, current.stream());
   return to_map(output, conv.batch, conv.rows, conv.columns);
 }
 

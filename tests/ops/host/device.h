@@ -27,7 +27,9 @@
 #define __global__
 #define __device__
 #define __forceinline__ inline
+#undef __grid_constant__
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 namespace host {
 
@@ -194,6 +196,111 @@ T exchange(unsigned team, T value, int distance) {
 template <typename T>
 void atomic_add(T* to, T value) {
   *to += value;
+}
+
+struct Device {
+  int multiprocessors, shared_bytes, major;
+};
+
+inline Device device{8, 227 << 10, 9};
+
+inline cudaError_t read_device(Device& found) {
+  found = device;
+  return cudaSuccess;
+}
+
+inline void atomic_add_four(float* to, float a, float b, float c, float d) {
+  if (reinterpret_cast<uintptr_t>(to) % 16 != 0) std::abort();
+  to[0] += a, to[1] += b, to[2] += c, to[3] += d;
+}
+
+inline void copy_vector(void* to, const void* from) {
+  if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0) std::abort();
+  host::machine.self->copies.push_back({to, from, 16});
+}
+
+inline void wait_for_copies() {
+  for (const host::Copy& copy : host::machine.self->copies) std::memcpy(copy.to, copy.from, copy.bytes);
+  host::machine.self->copies.clear();
+}
+
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+// PTX ISA, ldmatrix: lane 8 i + r names row r of matrix i; lane l receives of each its row l / 4, elements l % 4 * 2 + {0, 1}.
+inline void load_matrices(uint32_t (&to)[4], const void* row) {
+  const unsigned lane = host::lane();
+  host::together(kAllLanes, row, [&](auto of) {
+    for (unsigned i = 0; i < 4; ++i) {
+      std::memcpy(to + i, static_cast<const char*>(of(i * 8 + lane / 4)) + lane % 4 * 4, 4);
+    }
+  });
+}
+
+// The same with rows and columns exchanged.
+inline void load_transposed(uint32_t (&to)[4], const void* row) {
+  const unsigned lane = host::lane();
+  host::together(kAllLanes, row, [&](auto of) {
+    for (unsigned i = 0; i < 4; ++i) {
+      for (unsigned j = 0; j < 2; ++j) {
+        const char* from = static_cast<const char*>(of(i * 8 + lane % 4 * 2 + j)) + lane / 4 * 2;
+        std::memcpy(reinterpret_cast<char*>(to + i) + 2 * j, from, 2);
+      }
+    }
+  });
+}
+
+struct Fragments {
+  uint32_t a[4], b[2];
+};
+
+// PTX ISA, mma.m16n8k16 and m16n8k8: with g = lane / 4 and t = lane % 4, register i of the left factor holds row
+// g + 8 (i % 2), bytes 4 t + 16 (i / 2) of the 32 of a row; register i of the right one column g, bytes 4 t + 16 i. The
+// sums are of rows g + 8 (i / 2) and columns 2 t + i % 2. `product` multiplies four bytes of each.
+template <typename F>
+void multiply_fragments(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const F& product) {
+  const unsigned g = host::lane() / 4, t = host::lane() % 4;
+  host::together(kAllLanes, Fragments{{a[0], a[1], a[2], a[3]}, {b0, b1}}, [&](auto of) {
+    for (unsigned i = 0; i < 4; ++i) {
+      for (unsigned k = 0; k < 8; ++k) {
+        const Fragments left = of(g * 4 + k % 4), right = of((2 * t + i % 2) * 4 + k % 4);
+        sum[i] += product(left.a[i / 2 + k / 4 * 2], right.b[k / 4]);
+      }
+    }
+  });
+}
+
+template <typename T>
+float product_of_pairs(uint32_t a, uint32_t b) {
+  T left[2], right[2];
+  std::memcpy(left, &a, 4);
+  std::memcpy(right, &b, 4);
+  return float(left[0]) * float(right[0]) + float(left[1]) * float(right[1]);
+}
+
+inline void mma_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  multiply_fragments(sum, a, b0, b1, product_of_pairs<__nv_bfloat16>);
+}
+
+inline void mma_f16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  multiply_fragments(sum, a, b0, b1, product_of_pairs<__half>);
+}
+
+inline void mma_tf32(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  multiply_fragments(sum, a, b0, b1, [](uint32_t left, uint32_t right) {
+    float x, y;
+    std::memcpy(&x, &left, 4);
+    std::memcpy(&y, &right, 4);
+    return x * y;
+  });
+}
+
+// To the nearest number of 10 bits behind the point; ties away from zero.
+inline float round_to_tf32(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  if ((bits & 0x7f800000) != 0x7f800000) bits = (bits + 0x1000) & ~0x1fffu;
+  std::memcpy(&value, &bits, 4);
+  return value;
 }
 
 }  // namespace seg::cuda

@@ -1,0 +1,33 @@
+// What the operators ask of the fused kernels; plain structs and launches, without torch.
+#pragma once
+
+#include <cstddef>
+
+#include "kernels.h"
+#include "tiles.h"
+
+namespace seg::cuda {
+
+// How a fused forward is laid out; `possible` is false where the plain path has to do it.
+struct ForwardPlan {
+  bool possible;
+  int block_outputs;  // 128 or 256
+  Division division;
+  size_t packed_bytes;   // of the weights
+  size_t partial_bytes;  // of the sums that splits leave, [split][pixel][output] float; 0 without splits
+};
+
+// Reads the device's limits. `tf32`: float32 may be rounded to TF32. The other types are half precision's.
+cudaError_t plan_forward(const Conv& conv, Type type, bool tf32, const void* input, ForwardPlan& plan);
+
+struct FusedForward {
+  Samples samples;      // of all pixels
+  const void* weight;   // [outputs, taps, channels of a group]
+  const void* bias;     // [outputs] or null
+  void* packed;         // packed_bytes
+  float* partial;       // partial_bytes, or null
+  void* output;         // [pixels, outputs]
+};
+cudaError_t launch_fused_forward(const FusedForward& args, const ForwardPlan& plan, cudaStream_t stream);
+
+}  // namespace seg::cuda
