@@ -122,9 +122,10 @@ def gpu_code(capability: tuple[int, int], known: Sequence[str]) -> str:
     raises: Unavailable for a GPU that is older than all of them
     """
     number = f"{capability[0]}{capability[1]}"
-    if number in known:
-        exact = EXACT.get(number, number)
-        return f"-gencode=arch=compute_{exact},code=sm_{exact}"
+    if number in EXACT:
+        return f"-gencode=arch=compute_{EXACT[number]},code=sm_{EXACT[number]}"
+    if number in known or not known:  # an nvcc that lists nothing says itself what it can't do
+        return f"-gencode=arch=compute_{number},code=[sm_{number},compute_{number}]"
     older = [n for n in known if n.isdigit() and int(n) < int(number)]
     if not older:
         raise Unavailable(
