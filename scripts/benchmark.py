@@ -1,0 +1,129 @@
+"""What deformable convolution costs beside its peers: python scripts/benchmark.py ops|model|metrics [key=value ...]
+
+All contenders of a case take turns in one process; the figures are medians. With output=FILE.json the result is kept,
+with the machine it was measured on, and a picture beside it.
+"""
+
+import sys
+
+from command import command
+from omegaconf import DictConfig, OmegaConf
+
+CHOICES = ("ops", "model", "metrics")
+
+
+@command("benchmark")
+def main(config: DictConfig) -> None:
+    import json
+    from pathlib import Path
+
+    import torch
+
+    from seg.errors import ConfigError
+    from seg.report.benchmark import benchmark_tables, save_benchmark
+    from seg.report.table import as_text
+
+    if config.what not in CHOICES:
+        raise ConfigError(f"what is {config.what!r}; choose from {', '.join(CHOICES)}")
+    if config.threads < 1 or config.rounds < 1:
+        raise ConfigError(f"threads={config.threads} and rounds={config.rounds} have to be at least 1")
+    if config.device not in ("cpu", "cuda") or (config.device == "cuda" and not torch.cuda.is_available()):
+        raise ConfigError(f"device={config.device} is not here; choose cpu, or cuda where there is a GPU")
+    torch.set_num_threads(config.threads)
+    settings = OmegaConf.to_container(config)
+    result = {"schema": 1, "settings": settings, "machine": machine(config.device), "rows": measured(config)}
+    for table in benchmark_tables(result):
+        print(f"\n{table.title}\n{as_text(table)}")
+    if config.output:
+        path = Path(config.output)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        save_benchmark(result, path.with_suffix(".png"))
+        print(f"\nkept in {path} and {path.with_suffix('.png')}")
+
+
+def measured(config: DictConfig) -> list[dict[str, object]]:
+    """One row for each measure and case."""
+    import torch
+
+    from seg.analysis.timing import extra_memory, medians
+
+    rows = []
+    for measure, case, contenders in cases(config):
+        print(f"{measure} {case} ...", file=sys.stderr, flush=True)
+        with torch.no_grad():
+            times = medians(contenders, rounds=config.rounds, seconds=config.seconds, device=config.device)
+            # ONNX Runtime keeps what it once took, so that a second run seems to need nothing
+            asked = {name: run for name, run in contenders.items() if name != "onnxruntime"}
+            memory = {name: extra_memory(run, config.device) for name, run in asked.items()}
+        rows.append(
+            {
+                "measure": measure,
+                "case": case,
+                "milliseconds": {name: 1000 * seconds for name, seconds in times.items()},
+                "ratios": ratios(times),
+                "mebibytes": {name: size / 2**20 for name, size in memory.items() if size is not None},
+            }
+        )
+    return rows
+
+
+def cases(config: DictConfig):  # type: ignore[no-untyped-def]
+    """The cases of the benchmark that was asked for."""
+    import contenders
+
+    measures = list(config.measures or [])
+    if config.what == "ops":
+        return contenders.operator_cases(list(config.shapes or []), measures, config.device, config.threads)
+    if config.what == "model":
+        return contenders.model_cases(list(config.size), measures, config.device)
+    return contenders.metric_cases()
+
+
+def ratios(times: dict[str, float]) -> dict[str, float]:
+    """How often the plain way's time ours takes, and how often ours the others take."""
+    if "dense" in times:
+        return {f"{name} / dense": time / times["dense"] for name, time in times.items() if name != "dense"}
+    plain = {"ours / conv2d": times["ours"] / times["conv2d"]} if "conv2d" in times else {}
+    others = [name for name in times if name not in ("ours", "conv2d")]
+    return plain | {f"{name} / ours": times[name] / times["ours"] for name in others}
+
+
+def machine(device: str) -> dict[str, object]:
+    """What the figures depend on: processor or GPU, versions, date, commit."""
+    import datetime
+    import importlib.metadata
+    import os
+    import platform
+    import subprocess
+
+    import torch
+
+    from seg.ops import backend, recipe
+
+    named = [line.split(":", 1)[1].strip() for line in recipe.processor().splitlines() if line.startswith("model name")]
+    told: dict[str, object] = {
+        "processor": named[0] if named else platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "backend": backend(device),
+    }
+    for package in ("torch", "torchvision", "onnxruntime"):
+        try:
+            told[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            told[package] = None
+    if device == "cuda":
+        told["gpu"] = torch.cuda.get_device_name()
+    elif told["backend"] == "compiled":
+        told["instruction_set"] = torch.ops.seg_cpu.isa()
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    told["commit"] = done.stdout.strip() or None
+    return told
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1 and sys.argv[1] in CHOICES:
+        sys.argv[1] = f"what={sys.argv[1]}"
+    main()
