@@ -85,6 +85,12 @@ class Cityscapes(FileDataset):
             )
         return self._classes.label(mask, entry.label)
 
+    def classes_of(self, prediction: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Predictions are label ids, as Cityscapes' own evaluation wants them."""
+        table = np.full(256, IGNORE, dtype=np.uint8)
+        table[LABEL_ID_OF] = np.arange(len(LABEL_ID_OF))
+        return table[prediction]
+
     def read_objects(self, path: Path, label: NDArray[np.uint8]) -> NDArray[np.int32]:
         return number_instances(read_objects(path), label)
 

@@ -65,6 +65,10 @@ class FileDataset:
         """Class ids of one sample, 255 = ignored."""
         return self._classes.label(read_mask(entry.label), entry.label)
 
+    def classes_of(self, prediction: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The values of a predicted label file as class ids; what is none of the classes becomes 255."""
+        return prediction
+
     def read_objects(self, path: Path, label: NDArray[np.uint8]) -> NDArray[np.int32]:
         """Objects of one sample: 0 = none, k = object k, -1 = unknown. Unknown are the largest value that the file's
         encoding has (255 in 8 bits, 65535 in 16) and the pixels of no object whose label is ignored."""

@@ -76,6 +76,8 @@ class Dataset(Protocol):
 
     def __getitem__(self, index: int) -> Sample: ...
 
+    def classes_of(self, prediction: NDArray[np.uint8]) -> NDArray[np.uint8]: ...
+
 
 # a plain alias: numpy's own type for "anything that makes an array" is too wide to be of use
 Array = NDArray[Any]

@@ -33,9 +33,7 @@ def evaluate_predictions(
                     f"{files[name]} is {_size(prediction)} but the label of {name} is {_size(sample.label)}; "
                     "write predictions at the label's resolution"
                 )
-            convert = getattr(data, "read_prediction", None)
-            if convert is not None:
-                prediction = convert(prediction)
+            prediction = data.classes_of(prediction)
             objects = sample.objects if sample.objects is not None else np.full(sample.label.shape, -1, np.int32)
             size = torch.from_numpy(object_size(objects, size_by))
             label = torch.from_numpy(sample.label).long()
