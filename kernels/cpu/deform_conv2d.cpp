@@ -8,7 +8,7 @@ namespace {
 const void* pack(const Kernels& kernels, const Conv& conv, const Tensor& weight) {
   const Tensor dense = to_dense(weight);
   const Weight source = weight_of(dense);
-  void* packed = scratch(Scratch::weights, kernels.packed_forward_bytes(conv));
+  void* packed = scratch(Scratch::panels, kernels.packed_forward_bytes(conv));
   parallel(kernels.pack_forward_tasks(conv),
            [&](int64_t begin, int64_t end) { kernels.pack_forward(conv, source, packed, begin, end); });
   return packed;

@@ -69,7 +69,7 @@ class Pass {
   Tensor weight() {
     const Conv& conv = args_.conv;
     Tensor grad_weight = empty_like(input_, {conv.outputs, conv.kernel_h, conv.kernel_w, conv.group_channels()}, sum_type());
-    args_.grad_transposed = scratch(Scratch::weights, kernels_.grad_transposed_bytes(conv));
+    args_.grad_transposed = scratch(Scratch::panels, kernels_.grad_transposed_bytes(conv));
     args_.grad_weight = grad_weight.mutable_data_ptr();
     parallel(kernels_.transpose_grad_tasks(conv),
              [&](int64_t begin, int64_t end) { kernels_.transpose_grad(args_, begin, end); });
@@ -102,7 +102,7 @@ class Pass {
     const Tensor dense = to_dense(weight);
     const Weight source = weight_of(dense);
     const size_t bytes = kernels_.packed_backward_bytes(args_.conv, args_.blocks, args_.block_count);
-    void* packed = scratch(Scratch::weights, bytes);
+    void* packed = scratch(Scratch::panels, bytes);
     parallel(args_.block_count,
              [&](int64_t begin, int64_t end) { kernels_.pack_backward(args_, source, packed, begin, end); });
     return packed;

@@ -13,6 +13,7 @@ constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512_bf16"};
 
 Isa best_isa() {
 #if defined(__x86_64__)
+  __builtin_cpu_init();  // the library may be loaded before the compiler's own constructors have run
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512dq")) {
     return __builtin_cpu_supports("avx512bf16") ? Isa::avx512_bf16 : Isa::avx512;

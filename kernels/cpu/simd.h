@@ -110,12 +110,12 @@ SEG_HD void load_halves(const BF16* from, V<float>& even, V<float>& odd) {
 // Interleaves the lower (upper) halves: a0 b0 a1 b1 ...
 template <typename T, int... lane>
 SEG_HD V<T> interleave(V<T> a, V<T> b, int from, std::integer_sequence<int, lane...>) {
-  using I = typename Simd<T>::I;
-  using Index = decltype(I{}[0] + 0);
 #if defined(__clang__)
   return from == 0 ? __builtin_shufflevector(a, b, (lane / 2 + lane % 2 * kLanes<T>)...)
                    : __builtin_shufflevector(a, b, (lane / 2 + lane % 2 * kLanes<T> + kLanes<T> / 2)...);
 #else
+  using I = typename Simd<T>::I;
+  using Index = decltype(I{}[0] + 0);
   const I low{static_cast<Index>(lane / 2 + lane % 2 * kLanes<T>)...};
   const I high{static_cast<Index>(lane / 2 + lane % 2 * kLanes<T> + kLanes<T> / 2)...};
   return from == 0 ? __builtin_shuffle(a, b, low) : __builtin_shuffle(a, b, high);

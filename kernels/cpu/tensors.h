@@ -57,7 +57,7 @@ void parallel(int64_t count, const F& run) {
 }
 
 // Memory of a thread that outlives the call: fresh pages for every call would cost as much as packing the weights.
-enum class Scratch : int { tiles, weights };
+enum class Scratch : int { tiles, panels };
 void* scratch(Scratch purpose, size_t bytes);
 
 // Runs tasks that work in private memory: run(begin, end, memory).
