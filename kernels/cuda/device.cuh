@@ -6,6 +6,8 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
+
 namespace seg::cuda {
 
 // Starts a kernel on a stream and gives the launch's error.

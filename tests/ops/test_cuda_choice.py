@@ -52,13 +52,14 @@ def test_an_unknown_path_is_named_with_the_choices(monkeypatch):
         dispatch.options("cuda")
 
 
-def test_the_gpus_operators_are_told_of_torchs_flags_of_the_moment(monkeypatch):
+def test_the_gpus_operators_are_told_of_torchs_flags_of_the_moment():
     assert dispatch.options("cuda", backward=True) == {"fused": False, "tf32": False, "deterministic": False}
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    torch.backends.cuda.matmul.allow_tf32 = True
     torch.use_deterministic_algorithms(True)
     try:
         assert dispatch.options("cuda", backward=True) == {"fused": False, "tf32": True, "deterministic": True}
     finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
         torch.use_deterministic_algorithms(False)
 
 
