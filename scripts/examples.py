@@ -32,7 +32,8 @@ def write_examples(
 ) -> dict[str, list[dict[str, Any]]]:
     """Write images, labels and predictions below folder/examples; returns the entries of result.json about them."""
     examples, sampling = [], []
-    for index, score in _chosen(evaluation, count):
+    # the first ones, so that all variants of a comparison show the same images
+    for index, score in enumerate(_scores(evaluation)[:count]):
         batch = one_batch(data, index, transform, **loading)
         with torch.inference_mode(), record_offsets(model) as recorded:
             prediction = forward(model, batch, runtime).argmax(1)[0].cpu()
@@ -43,16 +44,10 @@ def write_examples(
     return {"examples": examples, "sampling": sampling}
 
 
-def _chosen(evaluation: Evaluation, count: int) -> Iterator[tuple[int, float | None]]:
-    """The first images, and the best and worst one, each with its own mIoU."""
+def _scores(evaluation: Evaluation) -> list[float | None]:
+    """mIoU of each image by itself."""
     counts = torch.stack(evaluation.per_image).double()  # [images, 2, C]
-    scores = (counts[:, 0] / counts[:, 1]).nanmean(1)
-    known = torch.nonzero(~scores.isnan()).flatten()
-    order = known[scores[known].argsort()].tolist()
-    picked = dict.fromkeys([*range(min(count, len(scores))), *order[-1:], *order[:1]]) if count else {}
-    for index in picked:
-        score = float(scores[index])
-        yield index, None if score != score else score
+    return [None if score != score else score for score in (counts[:, 0] / counts[:, 1]).nanmean(1).tolist()]
 
 
 def _write_pictures(folder: Path, data: Any, index: int, batch: Batch, prediction: Tensor) -> dict[str, str]:

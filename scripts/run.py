@@ -75,7 +75,7 @@ def evaluate_run(
     model: nn.Module | None = None,
     runtime: Runtime | None = None,
     output: Path | None = None,
-    examples: int = 4,
+    examples: int = 6,
 ) -> dict[str, Any]:
     """Evaluate a run's newest checkpoint on the data that `config` names; writes result.json and returns it."""
     check(config)
