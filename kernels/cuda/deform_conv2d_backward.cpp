@@ -1,5 +1,6 @@
 // Backward of the deformable convolution, plain path: a bounded number of pixels at a time, by matrix products of the
 // output's gradient with the weight (gradients of the samples) and with the samples (gradient of the weight).
+#include "fused.h"
 #include "operators.h"
 
 namespace seg::cuda {
@@ -15,15 +16,26 @@ class Pass {
     all_ = Samples{conv, rows_.const_data_ptr(), type_of(input), field_of(offset), field_of(mask), 0, 0};
   }
 
-  // Gradients of input, offset and mask, in the computing type.
-  void data(const Tensor& weight, bool need_input, bool need_offset, bool need_mask, bool deterministic) {
+  // Gradients of input, offset and mask, in the computing type. A plan that is not possible means the plain path.
+  void data(const Tensor& weight, bool need_input, bool need_offset, bool need_mask, bool deterministic,
+            const BackwardPlan& plan) {
     const Conv& conv = all_.conv;
     const int64_t channels = conv.offset_groups * conv.taps();
     if (need_input) input_ = zeros(rows_, {conv.batch * conv.cells(), conv.channels}, sums());
     if (need_offset) offset_ = empty(rows_, {conv.batch, 2 * channels, conv.rows, conv.columns}, sums());
     if (need_mask) mask_ = empty(rows_, {conv.batch, channels, conv.rows, conv.columns}, sums());
     const Tensor matrices = to_matrices(weight, conv);
+    if (plan.possible) return fused(matrices, plan);
     for_chunks([&](const Samples& some) { scatter(some, matrices, deterministic); });
+  }
+
+  // What the fused path makes of these arguments; a sum in a fixed order is the plain path's alone.
+  BackwardPlan fused_plan(bool deterministic, bool tf32) const {
+    BackwardPlan plan{};
+    if (!deterministic) {
+      STD_CUDA_CHECK(plan_backward(all_.conv, all_.type, tf32, all_.input, grad_.const_data_ptr(), plan));
+    }
+    return plan;
   }
 
   // Gradient of the weight, in the computing type.
@@ -64,6 +76,21 @@ class Pass {
     }
   }
 
+  void fused(const Tensor& matrices, const BackwardPlan& plan) const {
+    const bool need_shares = offset_.has_value() || mask_.has_value();
+    const Tensor packed = empty(rows_, {static_cast<int64_t>(plan.packed_bytes)}, ScalarType::Byte);
+    const int64_t share_count = need_shares ? static_cast<int64_t>(plan.share_bytes / sizeof(float)) : 0;
+    const Tensor shares = empty(rows_, {share_count}, ScalarType::Float);
+    FusedBackward args{};
+    args.samples = all_;
+    args.grad = grad_.const_data_ptr();
+    args.weight = matrices.const_data_ptr();
+    args.packed = packed.mutable_data_ptr();
+    args.shares = need_shares ? static_cast<float*>(shares.mutable_data_ptr()) : nullptr;
+    args.gradients = Gradients{nullptr, pointer(input_), pointer(offset_), pointer(mask_)};
+    STD_CUDA_CHECK(launch_fused_backward(args, plan, stream_));
+  }
+
   void scatter(const Samples& some, const Tensor& matrices, bool deterministic) const {
     Tensor columns = make_columns(some);
     multiply(by_group(grad_, some.first, some.count, some.conv.groups), matrices, columns);
@@ -102,7 +129,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
   std::tuple<Tensor, Tensor, Tensor, Tensor> grads{none, none, none, none};
   need_mask = need_mask && mask.has_value();
   Pass pass(conv, grad, input, offset, mask, current.stream());
-  if (need_input || need_offset || need_mask) pass.data(weight, need_input, need_offset, need_mask, deterministic);
+  if (need_input || need_offset || need_mask) {
+    const BackwardPlan plan = fused && conv.batch > 0 ? pass.fused_plan(deterministic, tf32) : BackwardPlan{};
+    pass.data(weight, need_input, need_offset, need_mask, deterministic, plan);
+  }
   if (need_weight) pass.weight();
   if (need_input) {
     std::get<0>(grads) =

@@ -30,4 +30,28 @@ struct FusedForward {
 };
 cudaError_t launch_fused_forward(const FusedForward& args, const ForwardPlan& plan, cudaStream_t stream);
 
+// How a fused backward of the input, the offset and the mask is laid out.
+struct BackwardPlan {
+  bool possible;
+  BackwardDivision division;
+  size_t packed_bytes;  // of the weights
+  size_t share_bytes;   // of the blocks' shares of the gradients of offset and mask
+};
+
+// `input` and `grad` are rows of pixels: [batch * height * width, channels] and [batch * rows * columns, outputs].
+cudaError_t plan_backward(const Conv& conv, Type type, bool tf32, const void* input, const void* grad,
+                          BackwardPlan& plan);
+
+struct FusedBackward {
+  Samples samples;       // of all pixels
+  const void* grad;      // [pixels, outputs]
+  const void* weight;    // [outputs, taps, channels of a group]
+  void* packed;          // packed_bytes
+  float* shares;         // share_bytes, or null where neither offset nor mask is asked for
+  Gradients gradients;   // its columns are not read
+};
+
+// Adds to the input's gradient by atomic operations; the others have the same bits in every run.
+cudaError_t launch_fused_backward(const FusedBackward& args, const BackwardPlan& plan, cudaStream_t stream);
+
 }  // namespace seg::cuda

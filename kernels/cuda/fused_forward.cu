@@ -11,21 +11,10 @@ constexpr int kWarps = kFusedThreads / kWarp;
 constexpr int kPixelsAtOnce = kFusedThreads / kVectors;  // whose samples the block's threads gather in a substep
 static_assert(kPixelsAtOnce * kSubsteps == kTilePixels);
 
-template <typename T>
-struct OutputOf {
-  using type = T;
-};
-template <>
-struct OutputOf<TF32> {
-  using type = float;
-};
-template <typename T>
-using Output = typename OutputOf<T>::type;
-
 // Rows of weights as packed_row orders them; channels and outputs that do not exist are zero.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) pack_weight(const Conv conv, const Division division, int block_outputs,
-                                                        const Output<T>* weight, T* packed) {
+                                                        const Stored<T>* weight, T* packed) {
   const int64_t row_channels = chunk_channels(sizeof(T)), step = int64_t(gridDim.x) * blockDim.x;
   const int64_t count = packed_row(division, division.groups, 0, 0, 0, block_outputs) * row_channels;
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
@@ -176,11 +165,11 @@ class ForwardBlock {
 
   __device__ __forceinline__ void store_output() const {
     const int64_t outputs = args_.samples.conv.outputs;
-    const Output<T>* bias = static_cast<const Output<T>*>(args_.bias);
+    const Stored<T>* bias = static_cast<const Stored<T>*>(args_.bias);
     const bool even = args_.samples.conv.group_outputs() % 2 == 0;
     for_pairs([&](int64_t pixel, int64_t output, const float* sums, int count) {
-      Output<T>* to = static_cast<Output<T>*>(args_.output) + pixel * outputs + output;
-      Pack<Output<T>, 2> pair;
+      Stored<T>* to = static_cast<Stored<T>*>(args_.output) + pixel * outputs + output;
+      Pack<Stored<T>, 2> pair;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const float added = bias == nullptr || i >= count ? 0.0f : widen(bias[output + i]);
@@ -229,16 +218,6 @@ __global__ void __launch_bounds__(kThreads) sum_splits(const float* partial, int
   }
 }
 
-// Calls run(T{}) with the type that the tensor cores work in.
-template <typename F>
-cudaError_t with_core_type(Type type, const F& run) {
-  switch (type) {
-    case Type::bf16: return run(__nv_bfloat16{});
-    case Type::f16: return run(__half{});
-    default: return run(TF32{});
-  }
-}
-
 template <typename T>
 cudaError_t launch_forward(const Arguments& args, const ForwardPlan& plan, cudaStream_t stream) {
   const int64_t blocks = plan.division.blocks();
@@ -249,7 +228,7 @@ cudaError_t launch_forward(const Arguments& args, const ForwardPlan& plan, cudaS
 
 template <typename T>
 cudaError_t launch_all(const FusedForward& from, const ForwardPlan& plan, cudaStream_t stream) {
-  using Out = Output<T>;
+  using Out = Stored<T>;
   const Conv& conv = from.samples.conv;
   const int64_t packed = plan.packed_bytes / sizeof(T), count = conv.batch * conv.pixels() * conv.outputs;
   cudaError_t error =

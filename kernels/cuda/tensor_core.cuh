@@ -2,6 +2,7 @@
 #pragma once
 
 #include "element.cuh"
+#include "kernels.h"
 #include "tiles.h"
 
 namespace seg::cuda {
@@ -13,6 +14,28 @@ struct TF32 {
 
 __device__ __forceinline__ float widen(TF32 value) { return value.value; }
 __device__ __forceinline__ void narrow(float value, TF32& out) { out.value = round_to_tf32(value); }
+
+// The type of a tensor whose elements are multiplied as T.
+template <typename T>
+struct StoredAs {
+  using type = T;
+};
+template <>
+struct StoredAs<TF32> {
+  using type = float;
+};
+template <typename T>
+using Stored = typename StoredAs<T>::type;
+
+// Calls run(T{}) with the type that the tensor cores work in for a tensor's type.
+template <typename F>
+cudaError_t with_core_type(Type type, const F& run) {
+  switch (type) {
+    case Type::bf16: return run(__nv_bfloat16{});
+    case Type::f16: return run(__half{});
+    default: return run(TF32{});
+  }
+}
 
 __device__ __forceinline__ void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                                              __nv_bfloat16) {

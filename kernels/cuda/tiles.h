@@ -104,6 +104,41 @@ SEG_HD int64_t forward_shared_bytes(const Conv& conv, int64_t block_outputs) {
   return plan + 2 * (kTilePixels + block_outputs) * kRowBytes;
 }
 
+// The backward's blocks: a tile of pixels, one tap, and up to kBlockChannels channels of one segment.
+constexpr int kBlockChannels = 128;
+
+struct BackwardDivision {
+  int64_t tiles, taps, channel_blocks, steps;  // steps: rows of tiles of a weight group's outputs
+  SEG_HD int64_t blocks() const { return tiles * taps * channel_blocks; }
+};
+
+SEG_HD int64_t blocks_of_segment(const Conv& conv) { return divide_up(segment_channels(conv), kBlockChannels); }
+
+SEG_HD BackwardDivision divide_backward(const Conv& conv, int64_t element) {
+  return BackwardDivision{divide_up(conv.batch * conv.pixels(), kTilePixels), conv.taps(),
+                          conv.channels / segment_channels(conv) * blocks_of_segment(conv),
+                          divide_up(conv.group_outputs(), chunk_channels(element))};
+}
+
+SEG_HD Chunk block_channels(const Conv& conv, int64_t block) {
+  const int64_t segment = segment_channels(conv), start = block / blocks_of_segment(conv) * segment;
+  const int64_t within = block % blocks_of_segment(conv) * kBlockChannels, end = within + kBlockChannels;
+  return Chunk{start + within, start + (end < segment ? end : segment)};
+}
+
+// Row of the weights packed for the backward, [block of channels][tap][step][channel of the block].
+SEG_HD int64_t backward_row(const BackwardDivision& division, int64_t block, int64_t tap, int64_t step, int64_t row) {
+  return ((block * division.taps + tap) * division.steps + step) * kBlockChannels + row;
+}
+
+// Where a block of channels leaves its share of the gradients by y (0), x (1) and mask (2), for every pixel.
+SEG_HD int64_t share_index(const Conv& conv, int64_t block, int64_t tap, int64_t coordinate, int64_t flat) {
+  return ((block * conv.taps() + tap) * 3 + coordinate) * conv.batch * conv.pixels() + flat;
+}
+
+// Bytes of shared memory: two tiles each of both factors, whose place their product takes afterwards.
+SEG_HD int64_t backward_shared_bytes() { return 2 * (kTilePixels + kBlockChannels) * kRowBytes; }
+
 // Whether the fused path takes these arguments; the plain path takes all.
 SEG_HD bool fits_fused(const Conv& conv, int64_t element, uint64_t address, int64_t shared_bytes, int64_t needed) {
   if (!has_segments(conv) || segment_channels(conv) * element % kVectorBytes != 0) return false;
