@@ -23,9 +23,10 @@ def backend(device_type: str = "cpu") -> str:
     return "reference" if kernels(device_type) is None else "compiled"
 
 
-def kernels(device_type: str) -> Any | None:
+def kernels(device_type: str, operator: str | None = None) -> Any | None:
     """The compiled operators for a device type (torch.ops.seg_cpu, ...), or None for the reference.
 
+    operator: one that has to be among them; not every library has all
     SEG_KERNELS decides: auto (compile on first use, fall back with a notice), off (reference), require (no fallback).
     raises: as `backend`
     """
@@ -35,6 +36,8 @@ def kernels(device_type: str) -> Any | None:
     if mode == "off":
         return None
     loaded = load(device_type)
+    if operator is not None and not isinstance(loaded, str) and not hasattr(loaded, operator):
+        loaded = f"its library has no {operator}"
     if not isinstance(loaded, str):
         return loaded
     if mode == "require":

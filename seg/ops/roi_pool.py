@@ -149,7 +149,7 @@ def forward(
     """The operator's body."""
     grids = Bins(first, step, count)
     image = checked_images(rois, len(input), grids)
-    compiled = dispatch.kernels(input.device.type)
+    compiled = dispatch.kernels(input.device.type, "roi_pool")
     if compiled is None:
         out = reference.roi_pool(input, image, grids, mask, group_size, rule)
         return out.contiguous(memory_format=layout(input))
@@ -174,7 +174,7 @@ def backward(
 ) -> reference.Gradients:
     """The body of the gradients' operator; what is not needed is an empty tensor."""
     grids, image = Bins(first, step, count), rois[:, 0].long()
-    compiled = dispatch.kernels(input.device.type)
+    compiled = dispatch.kernels(input.device.type, "roi_pool")
     if compiled is None:
         grads = reference.roi_pool_backward(grad, input, image, grids, mask, group_size, rule)
         of_input, of_first, of_mask = grads

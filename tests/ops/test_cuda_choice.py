@@ -65,3 +65,14 @@ def test_the_gpus_operators_are_told_of_torchs_flags_of_the_moment():
 
 def test_the_cpus_operators_have_no_further_arguments():
     assert dispatch.options("cpu", backward=True) == {}
+
+
+def test_an_operator_that_a_library_lacks_is_the_references(monkeypatch, capsys):
+    monkeypatch.setattr(dispatch, "load", lambda device_type: torch.ops.aten)
+    monkeypatch.setenv("SEG_KERNELS", "auto")
+    assert dispatch.kernels("cuda", "add") is torch.ops.aten
+    assert dispatch.kernels("cuda", "no_such_operator") is None
+    assert "cuda: its library has no no_such_operator" in capsys.readouterr().err
+    monkeypatch.setenv("SEG_KERNELS", "require")
+    with pytest.raises(RuntimeError, match="no_such_operator"):
+        dispatch.kernels("cuda", "no_such_operator")
