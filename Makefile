@@ -3,7 +3,7 @@ PYTHON ?=
 export PYTHON
 run = .venv/bin/python
 
-.PHONY: setup demo test check kernels clean
+.PHONY: setup demo test check kernels sanitize clean
 setup:
 	@scripts/setup.sh test
 demo: setup
@@ -19,5 +19,13 @@ check:
 	$(run) -m pytest
 kernels: setup
 	$(run) -m seg.ops.build
+# Memory errors, races and missing barriers of the CUDA kernels, on both paths; needs a GPU and compute-sanitizer.
+sanitize: setup
+	@command -v compute-sanitizer >/dev/null || \
+	  { echo "there is no compute-sanitizer on PATH; it comes with the CUDA toolkit" >&2; exit 2; }
+	@for tool in memcheck racecheck synccheck; do \
+	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --target-processes all --error-exitcode 1 \
+	    $(run) -m pytest tests/ops/test_cuda.py -k "layers or fault_05 or counted" --timeout 3000 || exit 1; \
+	done
 clean:
 	rm -rf .venv build *.egg-info

@@ -13,7 +13,7 @@ from seg.ops import build, recipe
 
 HOST = Path(__file__).resolve().parent / "host"
 CUDA = recipe.KERNELS / "cuda"
-ON_DEVICE = ("current.cpp", "library.cpp")  # that host/library.cpp stands for
+ON_DEVICE = ("current.cpp", "library.cpp", "roi_library.cpp")  # that host/library.cpp stands for
 
 
 def host_recipe() -> recipe.Recipe:

@@ -11,6 +11,7 @@ import torch
 from seg.ops import deform_conv2d
 from tests.ops import cuda_host
 
+pytestmark = pytest.mark.timeout(900)  # the first test compiles, which takes minutes on a busy machine
 NAMES = ["batch", "channels", "height", "width", "outputs", "rows", "columns", "kernel_h", "kernel_w"]
 
 

@@ -13,6 +13,7 @@ from seg.ops import reference
 from seg.ops.confusion import reference_counts
 from tests.ops import cuda_host
 
+pytestmark = pytest.mark.timeout(900)  # the first test compiles, which takes minutes on a busy machine
 # of the norm of what is expected; half precision rounds the samples and their gradients
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 FUSED = {torch.float32: 1e-3, torch.bfloat16: 1e-2, torch.float16: 1e-2}  # float32 as TF32

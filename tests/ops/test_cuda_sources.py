@@ -8,6 +8,7 @@ import pytest
 
 from seg.ops import recipe
 
+pytestmark = pytest.mark.timeout(900)  # the first test compiles, which takes minutes on a busy machine
 SOURCES = sorted([*(recipe.KERNELS / "cuda").glob("*.cu"), *(recipe.KERNELS / "cuda").glob("*.cpp")])
 GPUS = ("arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_90,code=compute_90")
 # the quickest compilation that still makes machine code: instructions that a GPU lacks are found by the assembler
