@@ -150,13 +150,13 @@ def forward(
     grids = Bins(first, step, count)
     image = checked_images(rois, len(input), grids)
     compiled = dispatch.kernels(input.device.type, "roi_pool")
+    channels_last = layout(input) == torch.channels_last
     if compiled is None:
         out = reference.roi_pool(input, image, grids, mask, group_size, rule)
-        return out.contiguous(memory_format=layout(input))
-    pixels_first = layout(input) == torch.channels_last
-    return compiled.roi_pool.default(
-        grouped(input, group_size), image, *dense(first, step, count), opt(mask), *group_size, rule, pixels_first
-    )
+    else:
+        tensors = (grouped(input, group_size), image, *dense(first, step, count), opt(mask))
+        out = compiled.roi_pool.default(*tensors, *group_size, rule, channels_last)
+    return out.contiguous(memory_format=layout(input))
 
 
 @torch.library.impl(library, "roi_pool_backward", "CompositeExplicitAutograd")
@@ -179,10 +179,10 @@ def backward(
         grads = reference.roi_pool_backward(grad, input, image, grids, mask, group_size, rule)
         of_input, of_first, of_mask = grads
     else:
-        maps = grouped(input, group_size)
-        of_maps, of_first, of_mask = compiled.roi_pool_backward.default(
-            grad, maps, image, *dense(first, step, count), opt(mask), *group_size, rule, *needed
-        )
+        tensors = (grad, grouped(input, group_size), image, *dense(first, step, count), opt(mask))
+        # the CPU's kernels are deterministic always
+        flags = {"deterministic": torch.are_deterministic_algorithms_enabled()} if input.is_cuda else {}
+        of_maps, of_first, of_mask = compiled.roi_pool_backward.default(*tensors, *group_size, rule, *needed, **flags)
         of_input = of_maps.permute(0, 4, 1, 2, 3).reshape(input.shape) if needed[0] else of_maps
     return (
         of_input.to(input.dtype).contiguous(memory_format=layout(input)) if needed[0] else input.new_empty(0),
