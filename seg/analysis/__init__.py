@@ -1,5 +1,6 @@
 """What a trained net's layers look at: offsets, effective dilation, receptive fields, saliency; and what it costs."""
 
+from seg.analysis.bins import record_bins
 from seg.analysis.complexity import cost, flops, parameters, peak_memory, seconds_per_image
 from seg.analysis.dilation import DilationBySize, effective_dilation
 from seg.analysis.offsets import Recorded, offset_statistics, record_offsets
@@ -20,6 +21,7 @@ __all__ = [
     "offset_statistics",
     "parameters",
     "peak_memory",
+    "record_bins",
     "record_offsets",
     "saliency_region",
     "sampling_points",

@@ -1,5 +1,6 @@
 """Data sets, their samples and the loaders that turn them into batches."""
 
+from seg.data.boxes import BoxLoader
 from seg.data.camvid import CamVid
 from seg.data.cityscapes import Cityscapes
 from seg.data.creatures import Creatures
@@ -21,6 +22,7 @@ __all__ = [
     "SIZES",
     "VOC",
     "Batch",
+    "BoxLoader",
     "CamVid",
     "Cityscapes",
     "Creatures",

@@ -4,6 +4,7 @@ from seg.models.conv import Active, Cells, Deform, Dilated, Modulated, Modulatio
 from seg.models.deeplab import ASPPv2, ASPPv3, DeepLab, FixedDeconv, Head, Interpolate
 from seg.models.pretrained import Report, load_weights
 from seg.models.resnet import ResNet, resnet18, resnet50, resnet101, tiny
+from seg.models.roi_head import RoIClassifier, RoIPool
 
 __all__ = [
     "ASPPv2",
@@ -20,6 +21,8 @@ __all__ = [
     "Modulation",
     "Report",
     "ResNet",
+    "RoIClassifier",
+    "RoIPool",
     "Sampling",
     "load_weights",
     "resnet18",
