@@ -32,7 +32,7 @@ def train_run(config: DictConfig) -> None:
     check(config)
     folder = RunFolder(config.run)
     if config.resume == "auto" and folder.status().get("state") == "done" and _finished(folder, config):
-        print(f"done already: {folder.path} (resume=never starts over)")
+        print(f"done already: {folder.path} (resume=never starts over)", flush=True)
         return
     with folder.running():
         folder.write_status("running", variant=_label(config), seed=config.seed)
@@ -52,7 +52,7 @@ def train_run(config: DictConfig) -> None:
             normalization=build(config.data.normalization),
         )
         where = f"{runtime.describe()}, {backend(runtime.device.type)} operators"
-        print(f"training {_label(config)} in {folder.path}: {trainer.iterations} steps, {where}")
+        print(f"training {_label(config)} in {folder.path}: {trainer.iterations} steps, {where}", flush=True)
         trainer.train(
             model,
             loader,

@@ -193,7 +193,7 @@ def test_car_parts_train_and_measure_dilation_by_object_masks(tmp_path: Path) ->
 
 @pytest.mark.fault(56)
 def test_fault_56_a_signal_ends_the_whole_sweep_and_it_goes_on(tmp_path: Path) -> None:
-    arguments = [*SMALL, "trainer.iterations=2000", "variant=dilated_2,dilated_4", f"hydra.sweep.dir={tmp_path}"]
+    arguments = [*SMALL, "trainer.iterations=20000", "variant=dilated_2,dilated_4", f"hydra.sweep.dir={tmp_path}"]
     with subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", *arguments],
         cwd=ROOT,

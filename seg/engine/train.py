@@ -237,11 +237,11 @@ class _Run:
             return checkpoint.load(_existing(resume))
         state, problems = checkpoint.newest(self.folder.checkpoints)
         for problem in problems:
-            print(f"passed over: {problem}")
+            print(f"passed over: {problem}", flush=True)
         if state is None and problems:
             raise DataError(f"no checkpoint in {self.folder.checkpoints} can be read; resume=never starts over")
         if state is not None:
-            print(f"going on from step {state['step']} in {self.folder.path}")
+            print(f"going on from step {state['step']} in {self.folder.path}", flush=True)
         return state
 
 
