@@ -20,6 +20,7 @@ from seg.errors import ConfigError, DataError
 from seg.models import load_weights
 from seg.ops import backend
 
+CONFIG = "config.yaml"
 # keys that may differ between the checkpoint and the run that goes on from it
 FREE_TO_CHANGE = (
     "run", "resume", "evaluate", "label", "data.root", "data.workers", "data.evaluate", "data.thresholds",
@@ -52,6 +53,8 @@ def train_run(config: DictConfig) -> None:
             normalization=build(config.data.normalization),
         )
         where = f"{runtime.describe()}, {backend(runtime.device.type)} operators"
+        if config.resume == "never" or not checkpoint.list_checkpoints(folder.checkpoints):
+            _save_config(folder, config)
         print(f"training {_label(config)} in {folder.path}: {trainer.iterations} steps, {where}", flush=True)
         trainer.train(
             model,
@@ -64,6 +67,7 @@ def train_run(config: DictConfig) -> None:
             config={**_comparable(config), **_names(data)},
             observe=offset_statistics,
         )
+        _save_config(folder, config)
         if config.evaluate:
             evaluate_run(folder, config, model=model, runtime=runtime)
 
@@ -149,9 +153,9 @@ def trained_model(state: dict[str, Any], config: DictConfig) -> nn.Module:
 
 def load_config(run: str, overrides: DictConfig) -> DictConfig:
     """The configuration that a run was trained with, changed by what is given in `overrides` of data and runtime."""
-    path = Path(run) / ".hydra" / "config.yaml"
+    path = Path(run) / CONFIG
     if not path.is_file():
-        raise ConfigError(f"{run} is no run folder: it has no .hydra/config.yaml")
+        raise ConfigError(f"{run} is no run folder: it has no {CONFIG}")
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
     config.run = str(Path(run).resolve())
@@ -159,6 +163,11 @@ def load_config(run: str, overrides: DictConfig) -> DictConfig:
         given = _given(OmegaConf.to_container(overrides[key]) if key in overrides else {})
         config[key] = OmegaConf.merge(config[key], given)
     return config
+
+
+def _save_config(folder: RunFolder, config: DictConfig) -> None:
+    """Keep what the weights were trained with; a command that is refused writes over the copy that Hydra keeps."""
+    checkpoint.write_text(folder.path / CONFIG, OmegaConf.to_yaml(config))
 
 
 def _given(node: Any) -> Any:
