@@ -157,6 +157,7 @@ def onnxruntime_layer(layer: Arguments, threads: int) -> Callable[[], object] | 
     )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # its idle threads slow the others down
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
     except Exception:  # before 1.25 it has no DeformConv on the CPU, which it tells by an exception of its own kind
