@@ -4,6 +4,8 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,25 +46,25 @@ def remove(checkpoints: list[Path]) -> None:
 
 
 def _write_durably(path: Path, state: dict[str, Any]) -> str:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
-        try:
-            torch.save(state, file)
-            _flush(file)
-            digest = file_hash(Path(file.name))
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-    _flush_folder(path.parent)
+    with _replacing(path, "wb") as file:
+        torch.save(state, file)
+        _flush(file)
+        digest = file_hash(Path(file.name))
     return digest
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace a small text file in one step, so that a reader sees the old or the new one, never half of it."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+    with _replacing(path, "w") as file:
+        file.write(text)
+
+
+@contextmanager
+def _replacing(path: Path, mode: str) -> Iterator[Any]:
+    """A file beside `path` that takes its place once it is on disk, or is gone if the block fails."""
+    with tempfile.NamedTemporaryFile(mode, dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
         try:
-            file.write(text)
+            yield file
             _flush(file)
             os.chmod(file.name, 0o644)
             os.replace(file.name, path)
