@@ -8,7 +8,8 @@ from omegaconf import DictConfig
 def main(config: DictConfig) -> None:
     from pathlib import Path
 
-    from run import evaluate_folder_of_predictions, evaluate_run, load_config
+    from evaluation import evaluate_folder_of_predictions, evaluate_run
+    from run import load_config
 
     from seg.engine import RunFolder
     from seg.errors import ConfigError

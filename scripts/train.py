@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 @command("train")
 def main(config: DictConfig) -> None:
-    from run import train_run
+    from training import train_run
 
     train_run(config)
 
