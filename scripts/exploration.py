@@ -1,0 +1,89 @@
+"""What the offset explorer shows, computed by trained runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from build import build
+from chosen import chosen_images
+from omegaconf import DictConfig
+from run import label_of, newest_state, trained_model
+from torch import nn
+
+from seg.analysis import Recorded, record_offsets
+from seg.data import IGNORE, one_batch
+from seg.engine import RunFolder, Runtime
+from seg.engine.evaluate import forward
+from seg.errors import ConfigError
+from seg.report import explorer
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run ready to be asked."""
+
+    config: DictConfig
+    label: str
+    model: nn.Module
+    runtime: Runtime
+    classes: list[str]
+    palette: list[list[int]]
+
+
+def explore(configs: Sequence[DictConfig], wanted: Any) -> str:
+    """The explorer's page, of one or more runs on the images that `wanted` names (see chosen_images)."""
+    nets = [load_trained(config) for config in configs]
+    for net in nets[1:]:
+        if net.classes != nets[0].classes:
+            raise ConfigError(f"compare={net.config.run}: its classes are {net.classes}, not {nets[0].classes}")
+    images = [_shown(data, index, nets) for data, index in chosen_images(configs[0], wanted)]
+    colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in nets[0].palette]
+    return explorer.render(images, dict(zip(nets[0].classes, colours, strict=False)))
+
+
+def load_trained(config: DictConfig) -> Trained:
+    """The newest checkpoint of a run, in evaluation mode."""
+    runtime, state = build(config.runtime), newest_state(RunFolder(config.run))
+    model = runtime.place(trained_model(state, config)).eval()
+    return Trained(config, label_of(config), model, runtime, state["config"]["classes"], state["config"]["palette"])
+
+
+def _shown(data: Any, index: int, nets: Sequence[Trained]) -> explorer.Shown:
+    sample, found, size = data[index], [], None
+    for net in nets:
+        batch = one_batch(
+            data,
+            index,
+            build(net.config.data.evaluate_transform),
+            normalization=build(net.config.data.normalization),
+        )
+        size = size or batch.image.shape[-2:]
+        if batch.image.shape[-2:] != size:
+            raise ConfigError(
+                f"compare={net.config.run} reads {sample.name} at {tuple(batch.image.shape[-2:])} px, "
+                f"the other run at {tuple(size)}; compare runs of one data.evaluate_transform"
+            )
+        with torch.inference_mode(), record_offsets(net.model) as recorded:
+            label = forward(net.model, batch, net.runtime).argmax(1)[0].cpu().numpy()
+        found.append(explorer.Net(net.label, explorer.ids(label), layers_of(recorded)))
+    truth = None if (sample.label == IGNORE).all() else explorer.ids(sample.label)
+    assert size is not None
+    return explorer.Shown(sample.name, size[0], size[1], explorer.photo(sample.image), truth, found)
+
+
+def layers_of(recorded: Mapping[str, Recorded]) -> list[explorer.Layer]:
+    """What was recorded of the first image, as the page takes it."""
+    return [_layer(name, layer) for name, layer in recorded.items()]
+
+
+def _layer(name: str, layer: Recorded) -> explorer.Layer:
+    h, w = layer.offset.shape[-2:]
+    values = layer.offset[0].float().cpu().numpy().reshape(-1, 9, 2, h, w)
+    offset, unit = explorer.quantised(np.ascontiguousarray(values))
+    cells = layer.located()
+    return explorer.Layer(
+        name, (h, w), layer.stride, layer.padding, layer.dilation,
+        float(cells.origin), float(cells.stride), len(values), offset, unit,
+    )  # fmt: skip
