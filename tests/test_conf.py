@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from seg.errors import ConfigError
 
@@ -57,10 +57,29 @@ def test_every_data_set_and_optimizer_is_a_valid_call(data: str, optimizer: str)
 def test_every_variant_composes_to_the_net_that_it_names(variant: str) -> None:
     config = configuration(f"variant={variant}")
     check(config)
-    kind, _, number = variant.partition("_")
+    kind, number, *groups = variant.replace("_groups", "").split("_")
     assert choices("conv").count(kind) == 1
-    assert config.conv._target_.lower().endswith(kind)
+    assert config.conv._target_.lower().endswith("." + kind)
     assert (config.conv.dilation if kind == "dilated" else config.trunk.replaced) == int(number)
+    assert config.conv.get("offset_groups", 1) == int(*groups or [1])
+
+
+def test_no_two_variants_have_the_same_label() -> None:
+    labels = [configuration(f"variant={variant}").label for variant in choices("variant")]
+    assert len(set(labels)) == len(labels)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf/experiment/ablation").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_ablation_is_whole_in_its_file(path: Path) -> None:
+    """The file alone says which runs there are and where they go; each of them builds."""
+    sweep = OmegaConf.load(path).hydra
+    assert OmegaConf.to_container(sweep, resolve=False)["sweep"]["dir"] == f"runs/${{data.name}}/{path.stem}"
+    assert sweep.sweeper.params.seed == "0,1,2"
+    variants = sweep.sweeper.params.variant.split(",")
+    assert variants[0] == "dilated_2"
+    assert len(set(variants)) == len(variants) >= 4
+    for variant in variants:
+        build(configuration(f"experiment=ablation/{path.stem}", f"variant={variant}", "head.hidden=8").model, classes=3)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").rglob("*.yaml")), ids=lambda path: path.stem)
