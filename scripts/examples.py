@@ -13,7 +13,7 @@ from seg.analysis import record_offsets, sampling_points
 from seg.data import SIZES, one_batch, size_class
 from seg.data.sample import Batch
 from seg.engine import Evaluation, Runtime
-from seg.engine.evaluate import forward
+from seg.engine.inference import forward
 
 LEVELS = 3  # 9, 81, 729 points
 

@@ -15,7 +15,7 @@ from torch import nn
 from seg.analysis import Recorded, record_offsets
 from seg.data import IGNORE, one_batch
 from seg.engine import RunFolder, Runtime
-from seg.engine.evaluate import forward
+from seg.engine.inference import forward
 from seg.errors import ConfigError
 from seg.report import explorer
 

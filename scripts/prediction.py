@@ -15,7 +15,7 @@ from seg.data import Sample, one_batch
 from seg.data.files import SUFFIXES
 from seg.data.images import read_image
 from seg.engine import RunFolder
-from seg.engine.evaluate import forward
+from seg.engine.inference import forward
 from seg.engine.progress import Progress
 from seg.errors import DataError
 

@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from seg.data.object_size import SIZES, size_class
 from seg.data.sample import Batch
+from seg.engine.inference import Inference
 from seg.engine.progress import Progress
 from seg.engine.runtime import Runtime
-from seg.errors import RunError
 from seg.metrics import IGNORE, Confusion, intersection, union
 
 
@@ -74,41 +73,29 @@ def evaluate(
     runtime: Runtime,
     images: int,
     after_forward: Callable[[Batch], None] | None = None,
+    inference: Inference | None = None,
 ) -> Evaluation:
     """Run the model over `batches` (of `images` images in all) and count.
 
     thresholds:    square roots of the box areas that part small, medium and large objects, in label pixels.
     after_forward: called with each batch once the model has run on it, to look at what hooks recorded.
+    inference:     how the net is asked; by default the whole image once.
     raises:        RunError naming the image whose logits are not finite.
     """
-    result = Evaluation(classes)
+    result, inference = Evaluation(classes), inference or Inference()
     model.eval()
     with Progress(images, what="evaluating") as progress:
         for batch in batches:
             start = time.perf_counter()
-            logits = forward(model, batch, runtime)
+            scores = inference.scores(model, batch, runtime)
             result.forward_seconds += time.perf_counter() - start
             if after_forward is not None:
                 after_forward(batch)
-            prediction = logits.argmax(1).to("cpu", torch.uint8)
+            prediction = scores.argmax(1).to("cpu", torch.uint8)
             for index, name in enumerate(batch.names):
                 result.add(name, prediction[index], batch.label[index], batch.size[index], thresholds)
             progress.update(len(result.names))
     return result
-
-
-def forward(model: nn.Module, batch: Batch, runtime: Runtime) -> Tensor:
-    """float32 logits [N, C, H, W] at the label's resolution."""
-    with runtime.autocast():
-        logits = model(runtime.image(batch.image)).float()
-    if logits.shape[-2:] != batch.label.shape[-2:]:
-        logits = F.interpolate(logits, batch.label.shape[-2:], mode="bilinear", align_corners=False)
-    if runtime.device.type == "cuda":
-        torch.cuda.synchronize(runtime.device)
-    if not torch.isfinite(logits).all():
-        bad = [name for name, image in zip(batch.names, logits, strict=True) if not torch.isfinite(image).all()]
-        raise RunError(f"the logits of {', '.join(bad)} are not finite; has the training diverged?")
-    return logits
 
 
 def _number(value: float) -> float | None:
