@@ -1,6 +1,6 @@
 """The pictures of a run: chosen images with their labels and predictions, and where a unit's samples lie."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +32,26 @@ def write_examples(
 ) -> dict[str, list[dict[str, Any]]]:
     """Write images, labels and predictions below folder/examples; returns the entries of result.json about them."""
     examples, sampling = [], []
-    # the first ones, so that all variants of a comparison show the same images
-    for index, score in enumerate(_scores(evaluation)[:count]):
+    scores = _scores(evaluation)
+    # the first ones, so that all variants of a comparison show the same images, and this run's best and worst of all
+    for index in list(dict.fromkeys([*range(min(count, len(scores))), *extremes(scores, count // 2)])):
         batch = one_batch(data, index, transform, **loading)
         with torch.inference_mode(), record_offsets(model) as recorded:
             prediction = forward(model, batch, runtime).argmax(1)[0].cpu()
         names = _write_pictures(folder, data, index, batch, prediction)
-        examples.append({"name": batch.names[0], **names, "miou": score})
+        examples.append({"name": batch.names[0], **names, "miou": scores[index]})
+        if index >= count:
+            continue
         for entry in _sampling(recorded, batch, thresholds):
             sampling.append({"name": batch.names[0], "image": names["image"], **entry})
     return {"examples": examples, "sampling": sampling}
+
+
+def extremes(scores: Sequence[float | None], each: int) -> list[int]:
+    """The images of highest mIoU and of lowest, best first; of equal ones the first. An image without a mIoU is out."""
+    ranked = sorted((k for k, score in enumerate(scores) if score is not None), key=lambda k: -(scores[k] or 0.0))
+    each = min(each, len(ranked) // 2)
+    return ranked[:each] + ranked[len(ranked) - each :]
 
 
 def _scores(evaluation: Evaluation) -> list[float | None]:

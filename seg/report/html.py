@@ -133,6 +133,7 @@ def _pictures(variants: Sequence[Variant], photos: pictures.Photos) -> dict[str,
         "leader": best.label if best else "",
         "examples": pictures.side_by_side(variants, photos),
         "extremes": pictures.best_and_worst(best, photos) if best else [],
+        "ranked": pictures.ranks_all(best) if best else None,
         "sampling": pictures.sampling_rows(variants, photos),
         "class_colours": pictures.class_colours(variants),
     }

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from seg.report.results import SIZES, Example, Result, Sampling
+from seg.report.statistics import image_miou
 from seg.report.variants import Variant
 
 IGNORED = 255
@@ -85,6 +86,18 @@ def best_and_worst(variant: Variant, photos: Photos, each: int = 3) -> list[Row]
         for row in _example_row(example.name, {variant.label: {example.name: example}}, photos):
             rows.append(Row(f"{word}: {row.title}", row.tiles))
     return rows
+
+
+def ranks_all(variant: Variant) -> int | None:
+    """How many images the best and the worst example were chosen from; None where they are not known to be extremes."""
+    result = next((result for result in variant.results if result.examples and result.images), None)
+    if result is None or result.images is None:
+        return None
+    scores = image_miou(result.images)
+    shown = [e.miou for e in result.examples if e.miou is not None]
+    known = np.isfinite(scores).any() and len(shown) > 0
+    extreme = known and max(shown) >= np.nanmax(scores) - 1e-6 and min(shown) <= np.nanmin(scores) + 1e-6
+    return len(scores) if extreme else None
 
 
 def sampling_rows(variants: Sequence[Variant], photos: Photos) -> list[Row]:
