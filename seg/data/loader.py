@@ -14,7 +14,7 @@ from seg.data.object_size import object_size
 from seg.data.order import Key, OrderedBatches, ShuffledBatches
 from seg.data.sample import Batch, Dataset, Sample
 from seg.data.transforms import Normalization, Transform, imagenet_normalization
-from seg.errors import ConfigError, DataError
+from seg.errors import ConfigError, DataError, RunError
 
 POLICIES = ("raise", "skip")
 
@@ -132,7 +132,7 @@ class Batches:
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            raise RuntimeError(
+            raise RunError(
                 f"a data worker died ({str(error).splitlines()[0]}); where memory is short, use fewer workers "
                 "or smaller batches"
             ) from None

@@ -20,7 +20,7 @@ from seg.data import (
 )
 from seg.data.loader import EpochBatches
 from seg.data.order import ShuffledBatches
-from seg.errors import ConfigError, DataError
+from seg.errors import ConfigError, DataError, RunError
 
 
 def creatures_loader(workers: int = 0, *, seed: int = 1, images: int = 12, batch_size: int = 4) -> EpochBatches:
@@ -171,7 +171,7 @@ def test_fault_45_a_killed_worker_ends_the_run_with_one_clear_line() -> None:
     next(batches)
     for process in loader._loader._iterator._workers:  # type: ignore[union-attr]
         os.kill(process.pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match="a data worker died") as caught:
+    with pytest.raises(RunError, match="a data worker died") as caught:
         list(batches)
     assert "\n" not in str(caught.value)
 
