@@ -15,6 +15,7 @@ from seg.data.sample import IGNORE, Array, Sample
 from seg.errors import ConfigError, DataError
 
 PADDING = (124, 116, 104)  # the mean colour of ImageNet, rounded: about zero after either normalisation
+TRUTHS = ("original", "resized")
 Resize = int | tuple[int, int] | None  # short side, or (short side, longest long side), in px
 
 
@@ -47,13 +48,20 @@ def resize_image(image: Array, resize: Resize) -> Array:
 
 
 class EvaluationTransform:
-    """Resizes the image alone: label and objects stay at the original resolution, where metrics are taken."""
+    """Resizes the image; see evaluation_transform."""
 
-    def __init__(self, resize: Resize = None) -> None:
+    def __init__(self, resize: Resize = None, truth: str = "original") -> None:
         self.resize = _checked_resize(resize)
+        if truth not in TRUTHS:
+            raise ConfigError(f"truth={truth!r}: one of {', '.join(TRUTHS)} is needed")
+        self.truth = truth
 
     def __call__(self, sample: Sample, seed: int = 0) -> Sample:
-        return replace(sample, image=resize_image(sample.image, self.resize))
+        image = resize_image(sample.image, self.resize)
+        if self.truth == "original" or image.shape[:2] == sample.label.shape:
+            return replace(sample, image=image)
+        shape = image.shape[1::-1]
+        return _unstack(image, cv2.resize(_stack(sample), shape, interpolation=cv2.INTER_NEAREST_EXACT), sample)
 
 
 class TrainingTransform:
@@ -115,9 +123,16 @@ def training_transform(
     return TrainingTransform(_compose(crop, scale, color), _checked_resize(resize), flip, rotate90)
 
 
-def evaluation_transform(*, resize: Resize = None) -> EvaluationTransform:
-    """Resizing of the image for evaluation: short side in px, or (short side, longest long side)."""
-    return EvaluationTransform(resize)
+def evaluation_transform(*, resize: Resize = None, truth: str = "original") -> EvaluationTransform:
+    """Resizing for evaluation.
+
+    resize: short side in px, or (short side, longest long side)
+    truth:  "original": label and objects stay as they are, and the prediction is brought to their resolution, as in
+            VOC's own protocol; "resized": they are resized with the image, by the nearest pixel, as in the evaluation
+            of the released DeepLab on VOC. Object sizes are then in resized px too
+    raises: ConfigError for a value out of range
+    """
+    return EvaluationTransform(resize, truth)
 
 
 def _compose(crop: tuple[int, int] | None, scale: tuple[float, float] | None, color: float) -> A.Compose:

@@ -16,9 +16,11 @@ def sgd(
     weight_decay: float = 5e-4,
     bias_lr: float = 1.0,
     offset_lr: float = 1.0,
+    offset_decay: bool = False,
 ) -> Optimizer:
     """SGD with momentum over `parameter_groups`."""
-    groups = parameter_groups(model, lr=lr, weight_decay=weight_decay, bias_lr=bias_lr, offset_lr=offset_lr)
+    factors = {"bias_lr": bias_lr, "offset_lr": offset_lr, "offset_decay": offset_decay}
+    groups = parameter_groups(model, lr=lr, weight_decay=weight_decay, **factors)
     return SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
 
@@ -31,20 +33,23 @@ def adamw(
     offset_lr: float = 1.0,
     beta1: float = 0.9,
     beta2: float = 0.999,
+    offset_decay: bool = False,
 ) -> Optimizer:
     """AdamW over `parameter_groups`."""
-    groups = parameter_groups(model, lr=lr, weight_decay=weight_decay, bias_lr=bias_lr, offset_lr=offset_lr)
+    factors = {"bias_lr": bias_lr, "offset_lr": offset_lr, "offset_decay": offset_decay}
+    groups = parameter_groups(model, lr=lr, weight_decay=weight_decay, **factors)
     return AdamW(groups, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay)
 
 
 def parameter_groups(
-    model: nn.Module, *, lr: float, weight_decay: float, bias_lr: float, offset_lr: float
+    model: nn.Module, *, lr: float, weight_decay: float, bias_lr: float, offset_lr: float, offset_decay: bool = False
 ) -> list[dict]:
     """Trainable parameters by the factor of their learning rate and by whether they decay.
 
-    Weights decay; biases and normalisation do not, and neither do the layers that emit offsets, so that nothing but
-    the loss pulls a sampling point back. `bias_lr` multiplies the rate of the biases (2 in the released DeepLab, for
-    its head), `offset_lr` that of the offset layers (1 in arXiv:1703.06211, 0.1 in arXiv:1811.11168).
+    Weights decay; biases and normalisation do not. Neither do the layers that emit offsets, so that nothing but the
+    loss pulls a sampling point back, unless `offset_decay` (the released DeepLab decays their weights too). `bias_lr`
+    multiplies the rate of the biases (2 in the released DeepLab, for its head and its offsets), `offset_lr` that of the
+    offset layers (1 in arXiv:1703.06211, 0.1 in arXiv:1811.11168).
     """
     for name, value in (("lr", lr), ("bias_lr", bias_lr), ("offset_lr", offset_lr)):
         if not value > 0 or not math.isfinite(value):
@@ -57,7 +62,7 @@ def parameter_groups(
             continue
         offset, bias = "offset" in name.split("."), name.endswith(".bias") and not _is_norm(model, name)
         factor = (offset_lr if offset else 1.0) * (bias_lr if bias else 1.0)
-        decay = weight_decay if parameter.ndim > 1 and not offset else 0.0
+        decay = weight_decay if parameter.ndim > 1 and (offset_decay or not offset) else 0.0
         groups.setdefault((factor, decay), []).append(parameter)
     if not groups:
         raise ValueError("the model has no trainable parameter; is everything frozen?")

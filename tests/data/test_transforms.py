@@ -200,7 +200,20 @@ def test_caffe_normalisation_subtracts_the_releases_means_in_rgb_order() -> None
 
 
 def test_every_argument_can_be_written_in_yaml() -> None:
-    plain = (int, float, bool, type(None))
+    plain = (int, float, bool, str, type(None))
     for function in (training_transform, evaluation_transform):
         for parameter in inspect.signature(function).parameters.values():
             assert isinstance(parameter.default, plain)
+
+
+def test_resized_truth_has_the_size_of_the_image_and_takes_the_pixel_under_each_centre() -> None:
+    label = np.arange(12, dtype=np.uint8).repeat(18).reshape(12, 18)
+    objects = np.where(label > 5, 70_00, -1).astype(np.int32)
+    sample = Sample(np.zeros((12, 18, 3), np.uint8), label, objects, "a")
+    found = evaluation_transform(resize=4, truth="resized")(sample)
+    assert found.image.shape == (4, 6, 3)
+    assert found.label.tolist() == [[row] * 6 for row in (1, 4, 7, 10)]  # a third: the middle one of each three
+    assert found.objects is not None
+    assert found.objects.tolist() == [[k] * 6 for k in (-1, -1, 7000, 7000)]
+    with pytest.raises(ConfigError, match="truth='half'"):
+        evaluation_transform(truth="half")
