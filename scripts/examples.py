@@ -92,7 +92,7 @@ def _sampling(recorded: Any, batch: Batch, thresholds: tuple[float, float]) -> I
     sizes = size_class(batch.size, thresholds)[0]
     ratio = [have / given for have, given in zip(sizes.shape, batch.image.shape[-2:], strict=True)]
     for number, size in enumerate(SIZES):
-        pixel = _middle(sizes == number, batch.size[0])
+        pixel = middle_unit(sizes == number, batch.size[0])
         if pixel is None:
             continue
         unit = [value / r for value, r in zip(pixel, ratio, strict=True)]
@@ -105,7 +105,7 @@ def _sampling(recorded: Any, batch: Batch, thresholds: tuple[float, float]) -> I
         }
 
 
-def _middle(region: Tensor, size: Tensor) -> tuple[int, int] | None:
+def middle_unit(region: Tensor, size: Tensor) -> tuple[int, int] | None:
     """The pixel of the region's commonest object that is nearest to its middle; None for an empty region."""
     if not region.any():
         return None

@@ -193,7 +193,7 @@
 
   const at = map => map && map.ids[Math.floor((state.at[0] + .5) * map.height / image().height) * map.width + Math.floor((state.at[1] + .5) * map.width / image().width)];
   const word = map => { const value = at(map); return value === null ? "–" : value === undefined || !data.classes[value] ? "ignored" : data.classes[value].name; };
-  const reach = found => Math.sqrt(found.reduce((sum, [y, x]) => sum + (y - state.at[0]) ** 2 + (x - state.at[1]) ** 2, 0) / found.length);
+  const reach = found => found.reduce((sum, [y, x]) => sum + Math.hypot(y - state.at[0], x - state.at[1]), 0) / found.length;
 
   // the numbers at the pixel
   const read = () => {
@@ -213,7 +213,7 @@
       });
       body.append(row(`effective dilation, ${named[named.length - 1 - k].name}`, values, k === state.layer));
     }
-    body.append(row("mean reach of the points, px", nets.map(net => {
+    body.append(row("mean distance of the points, px", nets.map(net => {
       const last = place(net);
       return reach(points(net.layers, last, Math.min(state.level, last + 1), state.at, state.group)).toFixed(1);
     })));

@@ -74,3 +74,11 @@ def list_of_numbers(row: Mapping[str, Any], key: str, path: Path) -> tuple[float
     if not isinstance(values, list) or any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
         raise DataError(f"{path}: {key} isn't a list of numbers")
     return tuple(values)
+
+
+def inside(name: str, path: Path) -> Path:
+    """A path that a file names, which may only point below that file's folder: a report embeds what it points to."""
+    found = (path.parent / name).resolve()
+    if not found.is_relative_to(path.parent.resolve()):
+        raise DataError(f"{path}: {name!r} points outside the run folder")
+    return found

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from seg.report import panels, paper, pictures, tables, theme
+from seg.report import panels, paper, pictures, tables, theme, units
 from seg.report.figures import Panel, as_svg
 from seg.report.headline import headline, lead, notes
 from seg.report.results import Run
@@ -134,6 +134,7 @@ def _pictures(variants: Sequence[Variant], photos: pictures.Photos) -> dict[str,
         "examples": pictures.side_by_side(variants, photos),
         "extremes": pictures.best_and_worst(best, photos) if best else [],
         "ranked": pictures.ranks_all(best) if best else None,
+        "analysis": units.analysis_rows(best.runs[0].folder / "analysis", photos) if best else [],
         "sampling": pictures.sampling_rows(variants, photos),
         "class_colours": pictures.class_colours(variants),
     }
@@ -165,6 +166,7 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
         ("classes", "By class", True),
         ("images", "Images", context["examples"] or context["extremes"]),
         ("sampling", "Sampling points", context["sampling"]),
+        ("units", "Units", context["analysis"]),
         ("training", "Training", context["training_charts"]),
         ("runs", "Runs", True),
     ]

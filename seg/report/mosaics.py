@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from seg.report import pictures, theme
+from seg.report import pictures, theme, units
 from seg.report.figures import settings
 from seg.report.pictures import Photos, Row, Tile
 from seg.report.theme import Theme
@@ -31,6 +31,12 @@ def save_sampling(variants: Sequence[Variant], path: Path) -> None:
     """The points that units on no, a small and a large object read through all layers; nothing without them."""
     photos = Photos()
     _save(pictures.sampling_rows(variants, photos), photos, path)
+
+
+def save_analysis(folder: Path) -> None:
+    """overview.png of the pictures that analysis.json lists in a folder."""
+    photos = Photos()
+    _save(units.analysis_rows(folder, photos), photos, folder / "overview.png")
 
 
 def _save(rows: Sequence[Row], photos: Photos, path: Path) -> None:

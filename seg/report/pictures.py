@@ -100,15 +100,18 @@ def ranks_all(variant: Variant) -> int | None:
     return len(scores) if extreme else None
 
 
-def sampling_rows(variants: Sequence[Variant], photos: Photos) -> list[Row]:
-    """Where a unit on a small, on a large and on no object looks; a row for each unit, a tile for each variant."""
+def sampling_rows(variants: Sequence[Variant], photos: Photos, most: int = 2) -> list[Row]:
+    """Where units on small, on large and on no objects look, `most` of a size; a row each, a tile for each variant."""
     found: dict[tuple[str, str, tuple[float, float]], dict[str, tuple[Sampling, Path]]] = {}
     for variant in variants:
         for unit, path in _units(variant):
             found.setdefault((unit.object_size, unit.name, unit.unit), {})[variant.label] = (unit, path)
     order = {size: index for index, size in enumerate(SIZES)}
-    rows = []
+    rows, shown = [], dict.fromkeys(SIZES, 0)
     for (size, name, _), units in sorted(found.items(), key=lambda item: (order.get(item[0][0], 9), item[0][1])):
+        shown[size] = shown.get(size, 0) + 1
+        if shown[size] > most:
+            continue
         tiles = [_sampling_tile(label, unit, path, photos) for label, (unit, path) in units.items()]
         length = next(iter(units.values()))[0].length
         extent = f", {length:.0f} px long" if length and size != "background" else ""

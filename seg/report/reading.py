@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from seg.errors import ConfigError, DataError
-from seg.report.fields import lines, list_of_numbers, load, mapping, number, numbers, rows_of, word
+from seg.report.fields import inside, lines, list_of_numbers, load, mapping, number, numbers, rows_of, word
 from seg.report.results import Dilation, Example, Histogram, Images, Result, Run, Sampling
 
 SCHEMA = 1
@@ -184,7 +184,7 @@ def _images(rows: Sequence[Mapping[str, Any]], path: Path) -> Images | None:
 
 
 def _example(row: Mapping[str, Any], path: Path) -> Example:
-    image, label, prediction = (_inside(word(row, key, path), path) for key in ("image", "label", "prediction"))
+    image, label, prediction = (inside(word(row, key, path), path) for key in ("image", "label", "prediction"))
     return Example(word(row, "name", path), image, label, prediction, number(row, "miou", path))
 
 
@@ -200,7 +200,7 @@ def _sampling(row: Mapping[str, Any], path: Path) -> Sampling:
         length=number(row, "length_px", path),
         unit=(unit[0], unit[1]),
         points={int(level): _points(values, path) for level, values in points.items()},
-        image=None if image is None else _inside(str(image), path),
+        image=None if image is None else inside(str(image), path),
     )
 
 
@@ -209,11 +209,3 @@ def _points(values: Any, path: Path) -> np.ndarray:
         return np.asarray(values, dtype=np.float64).reshape(-1, 2)
     except (TypeError, ValueError):
         raise DataError(f"{path}: sampling points aren't a list of [y, x]") from None
-
-
-def _inside(name: str, path: Path) -> Path:
-    """A path of result.json, which may only point below its own run folder: a report embeds what it points to."""
-    found = (path.parent / name).resolve()
-    if not found.is_relative_to(path.parent.resolve()):
-        raise DataError(f"{path}: {name!r} points outside the run folder")
-    return found

@@ -1,0 +1,28 @@
+"""Pictures of what units read and depend on: python scripts/analyze.py run=RUN_FOLDER images=NAMES output=FOLDER"""
+
+from command import command
+from omegaconf import DictConfig
+
+
+@command("analyze")
+def main(config: DictConfig) -> None:
+    from pathlib import Path
+
+    from pictures import analyze
+    from run import load_config
+
+    from seg.engine import RunFolder
+    from seg.errors import ConfigError
+    from seg.report.alarms import exploded
+
+    if config.run is None:
+        raise ConfigError("run is missing; give the folder of a trained run as run=FOLDER")
+    output = Path(config.output) if config.output else Path(config.run) / "analysis"
+    count = analyze(load_config(config.run, config), config, output)
+    for alarm in exploded(RunFolder(config.run).read_metrics()):
+        print(f"alarm: {alarm}")
+    print(f"{count} units in {output}: overview.png, and each picture by itself")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Offsets that explode, as the log of a training shows them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# our choice: half of a map of 512 px at stride 16, and what trainings that were lost had (mean > 100, largest 10^3)
+MEAN, LARGEST = 16.0, 100.0
+
+
+def exploded(training: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each layer whose offsets grew out of bounds, with the first step at which they did.
+
+    training: rows of metrics.jsonl; out of bounds is a mean |offset| above 16 cells, a largest one above 100, or one
+              that is not finite
+    """
+    found: dict[str, str] = {}
+    for row in training:
+        layers = row.get("offset")
+        for name, values in layers.items() if isinstance(layers, dict) else ():
+            if name not in found and isinstance(values, dict) and _beyond(values):
+                numbers = f"mean {_text(values.get('mean'))}, largest {_text(values.get('max'))} cells"
+                found[name] = f"the offsets of {name} explode: {numbers} at step {row.get('step')}"
+    return list(found.values())
+
+
+def _beyond(values: Mapping[str, Any]) -> bool:
+    limits = {"mean": MEAN, "max": LARGEST}
+    known = [(values.get(key), limit) for key, limit in limits.items()]
+    return any(isinstance(v, int | float) and not (math.isfinite(v) and v <= limit) for v, limit in known)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.1f}" if isinstance(value, int | float) else "unknown"
