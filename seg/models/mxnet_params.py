@@ -18,6 +18,7 @@ from seg.errors import DataError
 
 LIST = 0x112
 VERSION_1, VERSION_2, VERSION_3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
+LARGEST = 2**31  # cells along one axis
 TYPES = ("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")
 
 
@@ -38,11 +39,15 @@ def read_params(path: str | Path) -> dict[str, Tensor]:
         keys = [_take(stream, _numbers(stream, "Q")[0]).decode() for _ in range(names)]
     except EOFError as error:
         raise DataError(f"{path}: ends after {stream.tell()} bytes, in the middle of a value; is it whole?") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: the name before byte {stream.tell()} is no text; the file is damaged") from error
     return dict(zip(keys, arrays, strict=True))
 
 
 def _array(stream: BytesIO, path: str | Path) -> Tensor:
     shape = _shape(stream, path)
+    if any(not 0 <= size < LARGEST for size in shape):
+        raise DataError(f"{path}: an array of shape {shape} before byte {stream.tell()}; the file is damaged")
     if not shape:
         return torch.empty(0)  # MXNet writes nothing more for an array without a shape
     _, _, kind = _numbers(stream, "iii")
@@ -62,11 +67,13 @@ def _shape(stream: BytesIO, path: str | Path) -> tuple[int, ...]:
         if storage not in (-1, 0):
             raise DataError(f"{path}: a sparse array (storage {storage}); only dense ones can be read")
     (dimensions,) = _numbers(stream, "i")
-    return _numbers(stream, f"{max(dimensions, 0)}q")
+    return _numbers(stream, f"{dimensions}q") if 0 <= dimensions <= 32 else _unknown(version, path)
 
 
 def _unknown(version: int, path: str | Path) -> tuple[int, ...]:
-    raise DataError(f"{path}: array version {version:#x} is not known; is this a .params file?")
+    raise DataError(
+        f"{path}: array version {version:#x} is not known, or has more than 32 axes; is this a .params file?"
+    )
 
 
 def _numbers(stream: BytesIO, layout: str) -> tuple[int, ...]:
@@ -75,7 +82,6 @@ def _numbers(stream: BytesIO, layout: str) -> tuple[int, ...]:
 
 def _take(stream: BytesIO, count: int) -> bytes:
     """The next `count` bytes; EOFError if there are fewer."""
-    taken = stream.read(count)
-    if len(taken) < count:
+    if count > stream.getbuffer().nbytes - stream.tell():
         raise EOFError
-    return taken
+    return stream.read(count)
