@@ -106,6 +106,8 @@ def _opened(path: Path | str, *, load: bool = True) -> Iterator[Image.Image]:
                     "sound, set the environment variable SEG_MAX_PIXELS"
                 )
             if load:
+                if image.format == "PNG":
+                    _require_check_sums(path)
                 image.load()
             yield image
     except DataError:
@@ -116,6 +118,20 @@ def _opened(path: Path | str, *, load: bool = True) -> Iterator[Image.Image]:
         raise DataError(f"{path}: {_what_is_wrong(path, error)}") from None
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+def _require_check_sums(path: Path | str) -> None:
+    """Raises ValueError if a PNG's pixels are not as they were written: PIL takes a damaged end of them as it is."""
+    with open(path, "rb") as file:
+        file.read(8)  # the signature
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            content, written = file.read(length), file.read(4)
+            needed = kind[:1].isupper()  # so the format marks what a picture can't be shown without
+            if needed and zlib.crc32(content, zlib.crc32(kind)).to_bytes(4, "big") != written:
+                raise ValueError(f"wrong check sum in its part {kind.decode('latin-1')!r}")
+            if kind == b"IEND":
+                return
 
 
 def _what_is_wrong(path: Path | str, error: Exception) -> str:
