@@ -1,6 +1,7 @@
-"""Label images with a trained run: python scripts/predict.py run=RUN_FOLDER input=FILE_OR_FOLDER output=FOLDER
+"""Label images by a trained run: python scripts/predict.py run=RUN input=IMAGE_OR_FOLDER_OR_VIDEO output=FOLDER
 
-For each image, in the output folder: labels/NAME.png (class ids with the palette) and overlays/NAME.png.
+For each image or frame, in the output folder: ids/NAME.png (class ids), labels/NAME.png (with the palette) and
+overlays/NAME.png; with archive=voc or archive=cityscapes also the file that their servers take.
 """
 
 from command import command
@@ -21,7 +22,9 @@ def main(config: DictConfig) -> None:
             raise ConfigError(f"{key} is missing; give it as {key}=PATH")
     if not 0 <= config.opacity <= 1:
         raise ConfigError(f"opacity is {config.opacity}; expected 0 to 1")
-    count = predict(load_config(config.run, config), Path(config.input), Path(config.output), config.opacity)
+    trained = load_config(config.run, config)
+    trained.inference = config.inference
+    count = predict(trained, Path(config.input), Path(config.output), config.opacity, config.archive)
     print(f"{count} images labelled in {config.output}")
 
 

@@ -1,8 +1,12 @@
-"""Labels of images that have no truth: the same path as in evaluation, ending in PNGs."""
+"""Labels of images that have no truth: the same path as in evaluation, ending in PNGs and in archives to hand in."""
 
 import itertools
+import tarfile
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from build import build
@@ -12,12 +16,18 @@ from PIL import Image
 from run import newest_state, trained_model
 
 from seg.data import Sample, one_batch
+from seg.data.cityscapes import CITYSCAPES_CLASSES, to_label_ids
 from seg.data.files import SUFFIXES
 from seg.data.images import read_image
+from seg.data.voc import VOC_CLASSES
 from seg.engine import RunFolder
-from seg.engine.inference import forward
 from seg.engine.progress import Progress
-from seg.errors import DataError
+from seg.errors import ConfigError, DataError
+
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+# what the two servers take: which classes, and where a file lies in the archive
+ARCHIVED = {"voc": VOC_CLASSES, "cityscapes": tuple(one.name for one in CITYSCAPES_CLASSES)}
+VOC_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
 
 
 class Unlabelled:
@@ -30,38 +40,85 @@ class Unlabelled:
         self.names = [path.stem for path in paths]
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.names)
+
+    def __iter__(self) -> Iterator["Unlabelled"]:
+        return (Unlabelled([path]) for path in self.paths)
 
     def __getitem__(self, index: int) -> Sample:
-        image = read_image(self.paths[index], upright=True)
+        image = self.read(index)
         return Sample(image, np.full(image.shape[:2], 255, np.uint8), None, self.names[index])
 
+    def read(self, index: int) -> np.ndarray:
+        return read_image(self.paths[index], upright=True)
 
-def predict(config: DictConfig, source: Path, output: Path, opacity: float) -> int:
-    """Label every image of a file or folder; returns their number. A bad one is passed over and named at the end."""
+
+class Frame(Unlabelled):
+    """One image that is in memory already."""
+
+    def __init__(self, name: str, image: np.ndarray) -> None:
+        self.names, self.image = [name], image
+
+    def read(self, index: int) -> np.ndarray:
+        return self.image
+
+
+class Video:
+    """The frames of a video, one in memory at a time, named NAME_000000, NAME_000001, ...; raises DataError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, reader = path, cv2.VideoCapture(str(path))
+        count = int(reader.get(cv2.CAP_PROP_FRAME_COUNT))
+        if not reader.isOpened() or not reader.read()[0]:
+            raise DataError(f"input={path}: no frame of it can be read as a video; give images, or convert it to mp4")
+        self.names = [f"{path.stem}_{index:06d}" for index in range(max(count, 1))]  # a count is an estimate
+
+    def __iter__(self) -> Iterator[Unlabelled]:
+        reader = cv2.VideoCapture(str(self.path))
+        for index in itertools.count():
+            good, frame = reader.read()
+            if not good:
+                return
+            yield Frame(f"{self.path.stem}_{index:06d}", cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+
+
+def predict(config: DictConfig, source: Path, output: Path, opacity: float, archive: str | None = None) -> int:
+    """Label every image of a file, folder or video; returns their number. Bad ones are passed over and named last.
+
+    archive: "voc" or "cityscapes" for a file that the server of that name takes, beside the folders
+    """
     runtime, state = build(config.runtime), newest_state(RunFolder(config.run))
+    _check_archive(archive, tuple(state["config"]["classes"]))
     model = runtime.place(trained_model(state, config)).eval()
-    images, palette = Unlabelled(find_images(source)), np.array(state["config"]["palette"], dtype=np.uint8)
+    images, palette = open_source(source), np.array(state["config"]["palette"], dtype=np.uint8)
     transform, normalization = build(config.data.evaluate_transform), build(config.data.normalization)
-    bad = []
-    with Progress(len(images), what="labelling") as progress, torch.inference_mode():
-        for index, name in enumerate(images.names):
+    inference, bad, good = build(config.inference), [], []
+    with Progress(len(images.names), what="labelling") as progress, torch.inference_mode():
+        for image in images:
             try:
-                batch = one_batch(images, index, transform, normalization=normalization)
-                label = forward(model, batch, runtime).argmax(1)[0].cpu().numpy().astype(np.uint8)
-                write(output, name, images[index].image, label, palette, opacity)
+                batch = one_batch(image, 0, transform, normalization=normalization)
+                label = inference.scores(model, batch, runtime).argmax(1)[0].cpu().numpy().astype(np.uint8)
+                write(output, image.names[0], image[0].image, label, palette, opacity)
+                good.append(image.names[0])
             except DataError as error:
                 bad.append(str(error))
-            progress.update(index + 1)
+            progress.update(len(good) + len(bad))
     if bad:
-        raise DataError("\n".join([f"{len(bad)} of {len(images)} images could not be labelled:", *bad]))
-    return len(images)
+        raise DataError("\n".join([f"{len(bad)} of {len(images.names)} images could not be labelled:", *bad]))
+    if archive is not None:
+        write_archive(output, archive, good)
+    return len(good)
+
+
+def open_source(source: Path) -> Unlabelled | Video:
+    """The image itself, the frames of a video, or the images directly in a folder, sorted."""
+    if source.is_file():
+        return Video(source) if source.suffix.lower() in VIDEOS else Unlabelled([source])
+    return Unlabelled(find_images(source))
 
 
 def find_images(source: Path) -> list[Path]:
-    """The image itself, or the images directly in a folder, sorted."""
-    if source.is_file():
-        return [source]
+    """The images directly in a folder, sorted."""
     if not source.is_dir():
         raise DataError(f"input={source}: no such file or folder")
     found = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES)
@@ -74,9 +131,40 @@ def find_images(source: Path) -> list[Path]:
 
 
 def write(output: Path, name: str, image: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: float) -> None:
-    """labels/NAME.png: class ids with the palette; overlays/NAME.png: the classes' colours over the image."""
+    """ids/NAME.png: class ids; labels/NAME.png: the same with the palette; overlays/NAME.png: colours on the image."""
     overlay = (1 - opacity) * image + opacity * palette[label]
-    pictures = {"labels": painted(label, palette), "overlays": Image.fromarray(overlay.round().astype(np.uint8))}
+    pictures = {
+        "ids": Image.fromarray(label),
+        "labels": painted(label, palette),
+        "overlays": Image.fromarray(overlay.round().astype(np.uint8)),
+    }
     for kind, picture in pictures.items():
         (output / kind).mkdir(parents=True, exist_ok=True)
         picture.save(output / kind / f"{name}.png")
+
+
+def write_archive(output: Path, kind: str, names: list[str]) -> Path:
+    """voc.tgz: palette PNGs under comp6_test_cls; cityscapes.zip: label ids. The same labels give the same content."""
+    if kind == "voc":
+        path = output / "voc.tgz"
+        with tarfile.open(path, "w:gz") as tar:
+            for name in names:
+                tar.add(output / "labels" / f"{name}.png", f"{VOC_FOLDER}/{name}.png")
+        return path
+    path, folder = output / "cityscapes.zip", output / "label_ids"
+    folder.mkdir(exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            ids = to_label_ids(np.array(Image.open(output / "ids" / f"{name}.png")))
+            Image.fromarray(ids).save(folder / f"{name}.png")
+            archive.write(folder / f"{name}.png", f"{name}.png")
+    return path
+
+
+def _check_archive(archive: str | None, classes: tuple[str, ...]) -> None:
+    if archive is None:
+        return
+    if archive not in ARCHIVED:
+        raise ConfigError(f"archive is {archive!r}; choose from {', '.join(ARCHIVED)}")
+    if classes != ARCHIVED[archive]:
+        raise ConfigError(f"archive={archive} needs a net trained on that data set's classes; this one has {classes}")

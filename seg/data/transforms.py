@@ -50,8 +50,8 @@ def resize_image(image: Array, resize: Resize) -> Array:
 class EvaluationTransform:
     """Resizes the image; see evaluation_transform."""
 
-    def __init__(self, resize: Resize = None, truth: str = "original") -> None:
-        self.resize = _checked_resize(resize)
+    def __init__(self, resize: Resize = None, truth: str | None = None) -> None:
+        self.resize, truth = _checked_resize(resize), truth or TRUTHS[0]
         if truth not in TRUTHS:
             raise ConfigError(f"truth={truth!r}: one of {', '.join(TRUTHS)} is needed")
         self.truth = truth
@@ -123,13 +123,13 @@ def training_transform(
     return TrainingTransform(_compose(crop, scale, color), _checked_resize(resize), flip, rotate90)
 
 
-def evaluation_transform(*, resize: Resize = None, truth: str = "original") -> EvaluationTransform:
+def evaluation_transform(*, resize: Resize = None, truth: str | None = None) -> EvaluationTransform:
     """Resizing for evaluation.
 
     resize: short side in px, or (short side, longest long side)
-    truth:  "original": label and objects stay as they are, and the prediction is brought to their resolution, as in
-            VOC's own protocol; "resized": they are resized with the image, by the nearest pixel, as in the evaluation
-            of the released DeepLab on VOC. Object sizes are then in resized px too
+    truth:  "original" (or None): label and objects stay as they are, and the prediction is brought to their
+            resolution, as in VOC's own protocol; "resized": they are resized with the image, by the nearest pixel, as
+            in the released DeepLab's evaluation on VOC. Object sizes are then in resized px too
     raises: ConfigError for a value out of range
     """
     return EvaluationTransform(resize, truth)

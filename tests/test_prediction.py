@@ -1,0 +1,121 @@
+"""Images, folders and videos without labels: what predict writes, and the archives for the servers."""
+
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from PIL import Image
+
+from seg.data.cityscapes import CITYSCAPES_CLASSES, to_label_ids
+from seg.engine import RunFolder, checkpoint
+from seg.errors import ConfigError, DataError
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from build import build  # noqa: E402
+from prediction import Video, open_source, predict  # noqa: E402
+from run import load_config, names_of, save_config  # noqa: E402
+
+PALETTE = np.array([one.colour for one in CITYSCAPES_CLASSES], dtype=np.uint8)
+
+
+def configuration(name: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose(name, list(overrides))
+
+
+class Names:
+    classes = tuple(one.name for one in CITYSCAPES_CLASSES)
+    palette = PALETTE
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> DictConfig:
+    """A run of a net for Cityscapes' classes that was never trained."""
+    folder = RunFolder(tmp_path_factory.mktemp("run"))
+    given = configuration(
+        "train", "data=cityscapes", "data.root=unused", "trunk=tiny", "head.hidden=16", "runtime.threads=1",
+        f"run={folder.path}",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    state = {"step": 0, "model": build(given.model, classes=19).state_dict(), "config": names_of(Names)}
+    save_config(folder, given)
+    checkpoint.save(folder.checkpoints, 0, state)
+    asked = configuration("predict")
+    loaded = load_config(str(folder.path), asked)
+    loaded.inference = asked.inference
+    return loaded
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    path = tmp_path / "drive.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))
+    for shade in (30, 120, 210):
+        writer.write(np.full((48, 64, 3), (shade, 0, 255 - shade), dtype=np.uint8))  # blue, green, red
+    writer.release()
+    return path
+
+
+def test_a_video_gives_its_frames_in_order_as_rgb(video: Path) -> None:
+    source = open_source(video)
+    assert isinstance(source, Video)
+    frames = [(one.names[0], one[0].image.mean((0, 1))) for one in source]
+    assert [name for name, _ in frames] == ["drive_000000", "drive_000001", "drive_000002"] == source.names
+    for (_, colour), shade in zip(frames, (30, 120, 210), strict=True):
+        assert np.abs(colour - (255 - shade, 0, shade)).max() < 6
+
+
+def test_every_frame_is_labelled_and_twice_is_the_same(config: DictConfig, video: Path, tmp_path: Path) -> None:
+    assert predict(config, video, tmp_path / "a", 0.5) == 3
+    assert predict(config, video, tmp_path / "b", 0.5) == 3
+    written = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.png"))
+    assert len(written) == 9
+    for path in written:
+        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
+    ids, labels = (Image.open(tmp_path / "a" / kind / "drive_000001.png") for kind in ("ids", "labels"))
+    assert (ids.mode, labels.mode, ids.size) == ("L", "P", (64, 48))
+    assert np.array_equal(np.array(ids), np.array(labels))
+    assert np.array_equal(np.array(labels.convert("RGB")), PALETTE[np.array(ids)])
+
+
+def test_the_cityscapes_archive_holds_label_ids(config: DictConfig, tmp_path: Path) -> None:
+    image = tmp_path / "berlin_000000_000019_leftImg8bit.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)).save(image)
+    predict(config, image, tmp_path / "out", 0.5, "cityscapes")
+    with zipfile.ZipFile(tmp_path / "out" / "cityscapes.zip") as archive:
+        assert archive.namelist() == [image.name]
+        with archive.open(image.name) as file:
+            found = np.array(Image.open(file))
+    ids = np.array(Image.open(tmp_path / "out" / "ids" / image.name))
+    assert np.array_equal(found, to_label_ids(ids))
+    assert set(np.unique(found)) <= {one.label_id for one in CITYSCAPES_CLASSES}
+
+
+def test_the_voc_archive_has_the_servers_folders(tmp_path: Path) -> None:
+    from prediction import write_archive
+
+    (tmp_path / "labels").mkdir()
+    Image.fromarray(np.full((4, 5), 7, np.uint8)).save(tmp_path / "labels" / "2008_000006.png")
+    with tarfile.open(write_archive(tmp_path, "voc", ["2008_000006"])) as archive:
+        assert archive.getnames() == ["results/VOC2012/Segmentation/comp6_test_cls/2008_000006.png"]
+
+
+def test_an_archive_for_other_classes_is_refused(config: DictConfig, tmp_path: Path) -> None:
+    for archive, words in (("voc", "needs a net trained on that data set's classes"), ("zip", "choose from voc, city")):
+        with pytest.raises(ConfigError, match=words):
+            predict(config, tmp_path, tmp_path, 0.5, archive)
+
+
+def test_a_file_that_is_no_video_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"not a video")
+    with pytest.raises(DataError, match=r"bad.mp4: no frame of it can be read as a video"):
+        open_source(tmp_path / "bad.mp4")
