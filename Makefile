@@ -3,7 +3,7 @@ PYTHON ?=
 export PYTHON
 run = .venv/bin/python
 
-.PHONY: setup demo test check kernels sanitize clean
+.PHONY: setup demo test check kernels sanitize soak clean
 setup:
 	@scripts/setup.sh test
 demo: setup
@@ -19,6 +19,10 @@ check:
 	$(run) -m pytest
 kernels: setup
 	$(run) -m seg.ops.build
+# Long tests: 200 kills at random moments of training, and 108,000 damaged files for the readers; about 20 minutes.
+soak: setup
+	$(run) tests/soak/kill.py 200
+	SEG_FUZZ=12000 $(run) -m pytest tests/test_fuzz.py --timeout 3600
 # Memory errors, races and missing barriers of the CUDA kernels, on both paths; needs a GPU and compute-sanitizer.
 sanitize: setup
 	@command -v compute-sanitizer >/dev/null || \

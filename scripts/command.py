@@ -6,6 +6,7 @@ torch is imported by what a command runs, not here, so that --help and --cfg ans
 
 import functools
 import os
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -55,6 +56,9 @@ def _job(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]
     def job(config: DictConfig) -> None:
         try:
             function(config)
+        except Preempted:
+            _requeue()
+            raise
         except Exception as error:
             if not getattr(error, "told", False):
                 _tell(error)
@@ -86,8 +90,28 @@ def _code_of(error: Exception) -> int:
     return 2 if isinstance(error, (ConfigError, HydraException, OmegaConfBaseException)) else 1
 
 
+def _requeue() -> None:
+    """Ask Slurm to start this job again, where conf/hydra/launcher/slurm.yaml or the job's script wants that."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job and os.environ.get("SEG_REQUEUE") == "1":
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+        print(f"Slurm starts job {job} again" if done.returncode == 0 else done.stderr.strip(), file=sys.stderr)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory was short, on a GPU or for the CPU; told without importing torch."""
+    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    return named or "DefaultCPUAllocator" in str(error)
+
+
 def _tell(error: Exception) -> None:
-    if isinstance(error, (ConfigError, DataError, RunError, HydraException, OmegaConfBaseException)):
+    if _out_of_memory(error):
+        print(
+            f"error: out of memory ({str(error).splitlines()[0][:200]}); use a smaller data.batch_size with a larger "
+            "trainer.accumulate, a smaller data.train_transform.crop, runtime.precision=bf16, or more trainer.devices",
+            file=sys.stderr,
+        )
+    elif isinstance(error, (ConfigError, DataError, RunError, HydraException, OmegaConfBaseException)):
         cause = error.__cause__ if isinstance(error, HydraException) else None
         lines = [str(error), *([str(cause).splitlines()[0]] if cause and str(cause) not in str(error) else [])]
         print("error: " + "\n".join(line.strip() for line in lines), file=sys.stderr)
