@@ -19,8 +19,9 @@ def sgd(
     offset_decay: bool = False,
 ) -> Optimizer:
     """SGD with momentum over `parameter_groups`."""
-    factors = {"bias_lr": bias_lr, "offset_lr": offset_lr, "offset_decay": offset_decay}
-    groups = parameter_groups(model, lr=lr, weight_decay=weight_decay, **factors)
+    groups = parameter_groups(
+        model, lr=lr, weight_decay=weight_decay, bias_lr=bias_lr, offset_lr=offset_lr, offset_decay=offset_decay
+    )
     return SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
 
@@ -36,8 +37,9 @@ def adamw(
     offset_decay: bool = False,
 ) -> Optimizer:
     """AdamW over `parameter_groups`."""
-    factors = {"bias_lr": bias_lr, "offset_lr": offset_lr, "offset_decay": offset_decay}
-    groups = parameter_groups(model, lr=lr, weight_decay=weight_decay, **factors)
+    groups = parameter_groups(
+        model, lr=lr, weight_decay=weight_decay, bias_lr=bias_lr, offset_lr=offset_lr, offset_decay=offset_decay
+    )
     return AdamW(groups, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay)
 
 
