@@ -16,6 +16,7 @@ from seg.analysis import DilationBySize, cost, record_offsets
 from seg.data import evaluate_loader, one_batch
 from seg.engine import RunFolder, Runtime, checkpoint, evaluate
 from seg.engine.predictions import evaluate_predictions
+from seg.engine.ranks import Ranks
 from seg.engine.runtime import commit, device_name, versions
 from seg.errors import ConfigError
 from seg.ops import backend
@@ -29,8 +30,13 @@ def evaluate_run(
     runtime: Runtime | None = None,
     output: Path | None = None,
     examples: int = 6,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a run's newest checkpoint on the data that `config` names; writes result.json and returns it."""
+    """Evaluate a run's newest checkpoint on the data that `config` names; writes result.json and returns it.
+
+    ranks: the processes that share the images; the first one gets the result, the others {}
+    """
+    ranks = ranks or Ranks()
     check(config)
     runtime = runtime or build(config.runtime)
     data = build(config.data.evaluate)
@@ -46,7 +52,13 @@ def evaluate_run(
     transform = build(config.data.evaluate_transform)
     reading = {"normalization": build(config.data.normalization), "size_by": config.data.size_by}
     loader = evaluate_loader(
-        data, transform, batch_size=config.data.evaluate_batch_size, workers=config.data.workers, **reading
+        data,
+        transform,
+        batch_size=config.data.evaluate_batch_size,
+        workers=config.data.workers,
+        rank=ranks.rank,
+        world=ranks.world,
+        **reading,
     )
     dilation = DilationBySize(thresholds)
     with record_offsets(model) as recorded:
@@ -58,7 +70,14 @@ def evaluate_run(
             runtime=runtime,
             images=len(data),
             after_forward=lambda batch: dilation.add(recorded, batch.size, batch.image.shape[-2:]),
+            ranks=ranks,
         )
+    parts = ranks.gather(dilation)
+    if not ranks.first:
+        return {}
+    dilation = DilationBySize(thresholds)  # a tensor of its own: those made while evaluating can't be added to any more
+    for part in parts:
+        dilation.merge(part)
     image = one_batch(data, 0, transform, **reading).image
     result = {
         **_facts(config, data, runtime, len(evaluation.names)),

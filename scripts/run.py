@@ -15,7 +15,7 @@ CONFIG = "config.yaml"
 # keys that may differ between the checkpoint and the run that goes on from it
 FREE_TO_CHANGE = (
     "run", "resume", "evaluate", "label", "data.root", "data.workers", "data.evaluate", "data.thresholds",
-    "runtime.threads", "trainer.log_every", "trainer.save_every", "trainer.keep", "trainer.patience",
+    "runtime.threads", "trainer.log_every", "trainer.save_every", "trainer.keep", "trainer.patience", "trainer.devices",
 )  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def trained_model(state: dict[str, Any], config: DictConfig) -> nn.Module:
     """The model that a checkpoint was saved from."""
     model = build(config.model, classes=len(state["config"]["classes"]))
     try:
-        model.load_state_dict(state["model"])
+        model.load_state_dict(state.get("average", state["model"]))
     except RuntimeError as error:
         raise ConfigError(f"the checkpoint does not fit the configuration of {config.run}: {error}") from error
     return model

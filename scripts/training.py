@@ -1,5 +1,7 @@
 """Build what a configuration says, train it in its run folder, and evaluate it."""
 
+from typing import Any
+
 from build import build, check
 from evaluation import evaluate_run
 from omegaconf import DictConfig
@@ -8,53 +10,84 @@ from torch import nn
 
 from seg.analysis import offset_statistics
 from seg.data import train_loader
-from seg.engine import RunFolder, Runtime, Schedule, checkpoint
+from seg.data.loader import EpochBatches
+from seg.engine import RunFolder, Runtime, checkpoint
+from seg.engine.launch import launch, started_outside
+from seg.engine.ranks import Ranks, joined
 from seg.models import load_weights
 from seg.ops import backend
 
 
 def train_run(config: DictConfig) -> None:
-    """Train what `config` says in its run folder, from where it stands, and evaluate it."""
+    """Train what `config` says in its run folder, from where it stands, on trainer.devices, and evaluate it."""
     check(config)
     folder = RunFolder(config.run)
     if config.resume == "auto" and folder.status().get("state") == "done" and _finished(folder, config):
         print(f"done already: {folder.path} (resume=never starts over)", flush=True)
         return
-    with folder.running():
-        folder.write_status("running", variant=label_of(config), seed=config.seed)
-        runtime: Runtime = build(config.runtime)
-        runtime.start(config.seed)
-        data, trainer = build(config.data.train), build(config.trainer)
-        schedule: Schedule = build(config.schedule)
-        model = runtime.place(_fresh_model(config, len(data.classes)))
-        optimizer = build(config.optimizer, model)
-        loader = train_loader(
-            data,
-            build(config.data.train_transform),
-            batch_size=config.data.batch_size,
-            seed=config.seed,
-            workers=config.data.workers,
-            on_bad_sample=config.data.on_bad_sample,
-            normalization=build(config.data.normalization),
-        )
-        where = f"{runtime.describe()}, {backend(runtime.device.type)} operators"
-        if config.resume == "never" or not checkpoint.list_checkpoints(folder.checkpoints):
-            save_config(folder, config)
-        print(f"training {label_of(config)} in {folder.path}: {trainer.iterations} steps, {where}", flush=True)
-        trainer.train(
-            model,
-            loader,
-            optimizer,
-            schedule,
-            folder=folder,
-            runtime=runtime,
-            resume=config.resume,
-            config={**comparable(config), **names_of(data)},
-            observe=offset_statistics,
-        )
+    count = build(config.trainer).devices
+    if count == 1 or started_outside():
+        _train(config)
+        return
+    config = config.copy()
+    config.run = str(folder.path)  # Hydra's own values stay in this process
+    launch(_train, config, count=count)
+
+
+def _train(config: DictConfig) -> None:
+    """One process's part in a run."""
+    runtime: Runtime = build(config.runtime)
+    with joined(runtime) as ranks:
+        folder = RunFolder(config.run, owned=ranks.first)
+        with folder.running():
+            _train_in(folder, config, runtime, ranks)
+
+
+def _train_in(folder: RunFolder, config: DictConfig, runtime: Runtime, ranks: Ranks) -> None:
+    folder.write_status("running", variant=label_of(config), seed=config.seed)
+    runtime.start(config.seed)
+    data, trainer = build(config.data.train), build(config.trainer)
+    model = runtime.place(_fresh_model(config, len(data.classes)))
+    if config.resume == "never" or not checkpoint.list_checkpoints(folder.checkpoints):
         save_config(folder, config)
-        if config.evaluate:
-            evaluate_run(folder, config, model=model, runtime=runtime)
+    print(
+        f"training {label_of(config)} in {folder.path}: {trainer.iterations} steps, {_where(runtime, ranks)}",
+        flush=True,
+    )
+    evaluated = trainer.train(
+        model,
+        _loader(config, data, ranks),
+        build(config.optimizer, model),
+        build(config.schedule),
+        folder=folder,
+        runtime=runtime,
+        resume=config.resume,
+        config={**comparable(config), **names_of(data)},
+        observe=offset_statistics,
+        ranks=ranks,
+    )
+    save_config(folder, config)
+    if config.evaluate:
+        evaluate_run(folder, config, model=evaluated, runtime=runtime, ranks=ranks)
+
+
+def _loader(config: DictConfig, data: Any, ranks: Ranks) -> EpochBatches:
+    return train_loader(
+        data,
+        build(config.data.train_transform),
+        batch_size=ranks.share(config.data.batch_size),
+        seed=config.seed,
+        workers=config.data.workers,
+        on_bad_sample=config.data.on_bad_sample,
+        normalization=build(config.data.normalization),
+        rank=ranks.rank,
+        world=ranks.world,
+    )
+
+
+def _where(runtime: Runtime, ranks: Ranks) -> str:
+    shared = f"{ranks.world} processes, each on " if ranks.world > 1 else ""
+    return f"{shared}{runtime.describe()}, {backend(runtime.device.type)} operators"
 
 
 def _fresh_model(config: DictConfig, classes: int) -> nn.Module:

@@ -1,8 +1,9 @@
 """The evaluation loop: one pass over a split, counting pixels at the labels' own resolution."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from seg.data.object_size import SIZES, size_class
 from seg.data.sample import Batch
 from seg.engine.inference import Inference
 from seg.engine.progress import Progress
+from seg.engine.ranks import Ranks
 from seg.engine.runtime import Runtime
 from seg.metrics import IGNORE, Confusion, intersection, union
 
@@ -44,6 +46,16 @@ class Evaluation:
         for index, confusion in enumerate(self.by_size):
             confusion.add(prediction, torch.where(sizes == index, label, IGNORE))
 
+    def merge(self, parts: Sequence["Evaluation"]) -> None:
+        """Take the place of the parts that ranks 0, 1, ... counted, each of which had every world-th image."""
+        self.confusion.counts = torch.stack([part.confusion.counts for part in parts]).sum(0)
+        for index, confusion in enumerate(self.by_size):
+            confusion.counts = torch.stack([part.by_size[index].counts for part in parts]).sum(0)
+        images = [list(zip(part.names, part.per_image, strict=True)) for part in parts]
+        in_order = [image for together in zip_longest(*images) for image in together if image is not None]
+        self.names, self.per_image = [name for name, _ in in_order], [counts for _, counts in in_order]
+        self.forward_seconds = sum(part.forward_seconds for part in parts)
+
     def scores(self, class_names: tuple[str, ...]) -> dict[str, Any]:
         """The ratios, as they stand in result.json; None where there is nothing to divide by."""
         return {
@@ -74,17 +86,21 @@ def evaluate(
     images: int,
     after_forward: Callable[[Batch], None] | None = None,
     inference: Inference | None = None,
+    keep: Callable[[str, Tensor], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> Evaluation:
     """Run the model over `batches` (of `images` images in all) and count.
 
     thresholds:    square roots of the box areas that part small, medium and large objects, in label pixels.
     after_forward: called with each batch once the model has run on it, to look at what hooks recorded.
     inference:     how the net is asked; by default the whole image once.
+    keep:          called with each image's name and its prediction, uint8 [H, W].
+    ranks:         the processes that share the images, of which `batches` are this one's; the first gets all counts.
     raises:        RunError naming the image whose logits are not finite.
     """
-    result, inference = Evaluation(classes), inference or Inference()
+    result, inference, ranks = Evaluation(classes), inference or Inference(), ranks or Ranks()
     model.eval()
-    with Progress(images, what="evaluating") as progress:
+    with Progress(-(-images // ranks.world), what="evaluating", shown=ranks.first) as progress:
         for batch in batches:
             start = time.perf_counter()
             scores = inference.scores(model, batch, runtime)
@@ -94,7 +110,12 @@ def evaluate(
             prediction = scores.argmax(1).to("cpu", torch.uint8)
             for index, name in enumerate(batch.names):
                 result.add(name, prediction[index], batch.label[index], batch.size[index], thresholds)
+                if keep is not None:
+                    keep(name, prediction[index])
             progress.update(len(result.names))
+    parts = ranks.gather(result)
+    if ranks.first:
+        result.merge(parts)
     return result
 
 

@@ -12,11 +12,12 @@ class Progress:
 
     SECONDS_BETWEEN_LINES = 10.0
 
-    def __init__(self, total: int, start: int = 0, what: str = "") -> None:
+    def __init__(self, total: int, start: int = 0, what: str = "", *, shown: bool = True) -> None:
         self.total, self.done, self.what, self.text = total, start, what, ""
         self.first, self.began = start, time.monotonic()
         self.printed = self.began
-        self.bar = tqdm(total=total, initial=start, desc=what, dynamic_ncols=True) if sys.stderr.isatty() else None
+        self.shown, terminal = shown, shown and sys.stderr.isatty()
+        self.bar = tqdm(total=total, initial=start, desc=what, dynamic_ncols=True) if terminal else None
 
     def __enter__(self) -> "Progress":
         return self
@@ -26,7 +27,7 @@ class Progress:
     ) -> None:
         if self.bar is not None:
             self.bar.close()
-        elif self.done > self.first:
+        elif self.shown and self.done > self.first:
             self._print()
 
     def say(self, text: str) -> None:
@@ -39,7 +40,7 @@ class Progress:
         if self.bar is not None:
             self.bar.update(done - self.done)
         self.done = done
-        if self.bar is None and time.monotonic() - self.printed > self.SECONDS_BETWEEN_LINES:
+        if self.bar is None and self.shown and time.monotonic() - self.printed > self.SECONDS_BETWEEN_LINES:
             self._print()
 
     def _print(self) -> None:

@@ -17,10 +17,11 @@ class RunFolder:
     """Paths and small files of one run.
 
     status.json says what became of it; metrics.jsonl has a line for each logged step and each evaluation.
+    owned: whether this process writes them; of several that share a run one does, the others only look.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).resolve()
+    def __init__(self, path: str | Path, *, owned: bool = True) -> None:
+        self.path, self.owned = Path(path).resolve(), owned
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
         self.result = self.path / "result.json"
@@ -38,6 +39,8 @@ class RunFolder:
         return {}
 
     def write_status(self, state: str, **fields: Any) -> None:
+        if not self.owned:
+            return
         kept = {key: value for key, value in self.status().items() if key != "error"}
         text = json.dumps({**kept, "state": state, "pid": os.getpid(), **fields}, indent=1)
         write_text(self.path / "status.json", text + "\n")
@@ -45,6 +48,9 @@ class RunFolder:
     @contextlib.contextmanager
     def running(self) -> Iterator["RunFolder"]:
         """Hold the folder's lock and keep status.json true: running, then done, preempted or failed."""
+        if not self.owned:
+            yield self
+            return
         with (self.path / ".lock").open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,6 +70,8 @@ class RunFolder:
 
     def log(self, record: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
+        if not self.owned:
+            return
         with self.metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -79,6 +87,8 @@ class RunFolder:
 
     def rewind_metrics(self, step: int) -> None:
         """Drop the records after a step, which a resumed run will write again."""
+        if not self.owned:
+            return
         kept = [record for record in self.read_metrics() if record.get("step", 0) <= step]
         if self.metrics.exists():
             write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))

@@ -16,6 +16,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from seg.errors import ConfigError
+
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -60,6 +62,14 @@ class Runtime:
         if self.threads:
             torch.set_num_threads(self.threads)
         torch.use_deterministic_algorithms(self.deterministic)
+
+    def take_gpu(self, index: int) -> None:
+        """Use the GPU of this number, as one of several processes on this host."""
+        count = torch.cuda.device_count()
+        if index >= count:
+            raise ConfigError(f"process {index} on this host finds {count} GPUs; use trainer.devices={count}")
+        torch.cuda.set_device(index)
+        self.device = torch.device("cuda", index)
 
     def place(self, model: nn.Module) -> nn.Module:
         """The model on its device, in its memory layout, compiled if asked for."""

@@ -1,49 +1,58 @@
 """The training loop, written out."""
 
 import math
-import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from seg.data.sample import Batch
 from seg.engine import checkpoint
 from seg.engine.optimizer import Schedule, parameters_of
 from seg.engine.progress import Progress
+from seg.engine.ranks import Ranks, unsynchronized
+from seg.engine.resume import check_config, find_state, random_state, restore_random_state
 from seg.engine.run_folder import RunFolder
 from seg.engine.runtime import Runtime, Stop
-from seg.errors import ConfigError, DataError, Preempted, RunError
+from seg.errors import ConfigError, Preempted, RunError
 from seg.metrics import IGNORE
 
 Observe = Callable[[nn.Module], AbstractContextManager[dict[str, dict[str, float]]]]
 
 
-def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, label: Tensor, count: Tensor | None = None) -> Tensor:
     """Mean cross-entropy over the pixels whose label is not 255; 0, with zero gradients, where there are none.
 
     logits: [N, C, H, W]; label: [N, H, W] class ids. F.cross_entropy alone gives NaN for a batch without labels.
+    count:  labelled pixels to divide by, where these are only part of a step's; by default the label's own.
     """
-    total = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="sum")
-    return total / (label != IGNORE).sum().clamp(min=1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    total = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum")
+    return total / (labelled(label) if count is None else count).clamp(min=1)
+
+
+def labelled(label: Tensor) -> Tensor:
+    """int64 []: the pixels whose label is not 255."""
+    return (label != IGNORE).sum()
 
 
 class Trainer:
     """How long to train, how often to look, and what to do when a step goes wrong.
 
     iterations: optimiser steps in all.
-    accumulate: batches whose mean gradient makes one step.
+    accumulate: batches that make one step, as one large batch would: the mean over all their labelled pixels.
     clip:       largest norm of the gradient, None for no clipping.
     save_every: steps between checkpoints; the last step is always saved. keep: checkpoints that stay on disk.
     patience:   steps in a row with a loss or gradient that is not finite, each skipped, before the run gives up.
-    devices:    processes that share a step's batches.
+    devices:    processes on this host that share each batch; they are started by the command (see `launch`).
+    average:    decay of the exponential average of the weights that is evaluated in their place, None for none.
     """
 
     def __init__(
@@ -57,6 +66,7 @@ class Trainer:
         keep: int = 2,
         patience: int = 20,
         devices: int = 1,
+        average: float | None = None,
     ) -> None:
         counts = {"iterations": iterations, "accumulate": accumulate, "log_every": log_every, "keep": keep}
         counts |= {"save_every": save_every, "patience": patience, "devices": devices}
@@ -65,10 +75,11 @@ class Trainer:
                 raise ValueError(f"trainer.{name} is {value}; expected at least 1")
         if clip is not None and not clip > 0:
             raise ValueError(f"trainer.clip is {clip}; expected a positive norm, or null for no clipping")
-        if devices != 1:
-            raise ValueError(f"trainer.devices is {devices}; training on several devices is not there yet, use 1")
+        if average is not None and not 0 < average < 1:
+            raise ValueError(f"trainer.average is {average}; expected a decay between 0 and 1, or null for no average")
         self.iterations, self.accumulate, self.clip = iterations, accumulate, clip
         self.log_every, self.save_every, self.keep, self.patience = log_every, save_every, keep, patience
+        self.devices, self.average = devices, average
 
     def train(
         self,
@@ -82,18 +93,24 @@ class Trainer:
         resume: str = "auto",
         config: dict[str, Any] | None = None,
         observe: Observe | None = None,
-    ) -> None:
+        ranks: Ranks | None = None,
+    ) -> nn.Module:
         """Train to the last step, saving on the way; raises Preempted after saving when asked to stop.
+
+        Gives the net to evaluate: `model`, or the one that holds the average of its weights.
 
         loader:  `len(loader)` batches an epoch, `loader.epoch(number, start)` iterates over them.
         resume:  "auto" goes on from the newest good checkpoint, "never" starts over, a path starts from that file.
         config:  what a resumed run must agree on, as plain values; a difference is an error that lists the keys.
         observe: measures the offsets while a step that will be logged runs.
+        ranks:   the processes that share each batch; `loader` then gives this rank's part.
         """
-        run = _Run(self, model, loader, optimizer, schedule, folder, runtime, config or {}, observe)
+        ranks = ranks or Ranks()
+        run = _Run(self, model, loader, optimizer, schedule, folder, runtime, config or {}, observe, ranks)
         run.restore(resume)
-        with Stop().listen() as stop, Progress(self.iterations, run.step, "training") as progress:
+        with Stop().listen() as stop, Progress(self.iterations, run.step, "training", shown=ranks.first) as progress:
             run.loop(stop, progress)
+        return model if run.average is None else run.average.module
 
 
 class _Run:
@@ -110,7 +127,9 @@ class _Run:
         runtime: Runtime,
         config: dict[str, Any],
         observe: Observe | None,
+        ranks: Ranks,
     ) -> None:
+        self.ranks = ranks
         self.trainer, self.model, self.loader = trainer, model, loader
         self.optimizer, self.schedule = optimizer, schedule
         self.folder, self.runtime, self.config = folder, runtime, config
@@ -119,11 +138,15 @@ class _Run:
         self.step = self.skipped = self.skipped_in_a_row = 0
         self.seconds = 0.0
         self.losses: deque[Tensor] = deque(maxlen=trainer.log_every)
+        self.average = None if trainer.average is None else _average(model, trainer.average)
+        self.parallel = ranks.parallel(model, runtime)
+        if not ranks.first:  # dropout draws differently on each rank
+            torch.manual_seed(torch.initial_seed() + ranks.rank)
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
     def loop(self, stop: Stop, progress: Progress) -> None:
-        self.model.train()
+        self.parallel.train()
         batches = self.batches()
         start, before = time.monotonic(), self.seconds
         while self.step < self.trainer.iterations:
@@ -136,9 +159,10 @@ class _Run:
             if logged:
                 self.log(factor, offsets, progress)
             progress.update(self.step)
-            if self.step % self.trainer.save_every == 0 or self.step == self.trainer.iterations or stop:
+            stopping = self.ranks.any(bool(stop))
+            if self.step % self.trainer.save_every == 0 or self.step == self.trainer.iterations or stopping:
                 self.save()
-            if stop and self.step < self.trainer.iterations:
+            if stopping and self.step < self.trainer.iterations:
                 raise Preempted(f"stopped by a signal at step {self.step}; run the same command again to go on")
 
     def batches(self) -> Iterator[Batch]:
@@ -151,13 +175,7 @@ class _Run:
     def take_step(self, group: list[Batch]) -> float:
         factor = self.schedule.apply(self.optimizer, self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.runtime.device)
-        for batch in group:
-            with self.runtime.autocast():
-                logits = self.model(self.runtime.image(batch.image))
-            loss = cross_entropy(logits, batch.label.to(self.runtime.device, non_blocking=True)) / len(group)
-            self.scaler.scale(loss).backward()
-            total += loss.detach()
+        total = self.ranks.sum(self.backward(group))
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(parameters_of(self.optimizer), self.trainer.clip or math.inf)
         if self.runtime.precision != "fp16" and not torch.isfinite(total + norm):
@@ -167,7 +185,25 @@ class _Run:
         self.scaler.update()
         self.skipped_in_a_row = 0
         self.losses.append(total)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         return factor
+
+    def backward(self, group: list[Batch]) -> Tensor:
+        """This rank's part of the loss, a mean over the labelled pixels of the step; leaves the mean's gradients."""
+        labels = [batch.label.to(self.runtime.device, non_blocking=True) for batch in group]
+        count = self.ranks.sum(torch.stack([labelled(label) for label in labels]).sum())
+        losses = []
+        for index, (batch, label) in enumerate(zip(group, labels, strict=True)):
+            last = index == len(group) - 1
+            with nullcontext() if last else unsynchronized(self.parallel):
+                with self.runtime.autocast():
+                    logits = self.parallel(self.runtime.image(batch.image))
+                loss = cross_entropy(logits, label, count)
+                # gradients are averaged over the ranks, the loss is a sum of their parts
+                self.scaler.scale(loss * self.ranks.world).backward()
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
 
     def skip(self, group: list[Batch], loss: float) -> None:
         self.skipped += 1
@@ -201,6 +237,9 @@ class _Run:
     # -- what survives ----------------------------------------------------------------------------------------------
 
     def save(self) -> None:
+        random_states = self.ranks.gather(random_state(self.runtime.device))
+        if not self.ranks.first:
+            return
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -209,75 +248,33 @@ class _Run:
             "skipped": self.skipped,
             "seconds": self.seconds,
             "config": self.config,
-            "random": _random_state(self.runtime.device),
+            "random": random_states,
         }
+        if self.average is not None:
+            state["average"] = self.average.module.state_dict()
+            state["averaged"] = self.average.n_averaged
         checkpoint.save(self.folder.checkpoints, self.step, state, keep=self.trainer.keep)
 
     def restore(self, resume: str) -> None:
-        state = self.find_state(resume)
+        state = self.ranks.broadcast(find_state(self.folder, resume) if self.ranks.first else None)
         if state is None:
             self.folder.rewind_metrics(0)
             return
-        _check_config(state.get("config", {}), self.config)
+        check_config(state.get("config", {}), self.config)
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            if self.average is not None:
+                self.average.module.load_state_dict(state["average"])
+                self.average.n_averaged.copy_(state["averaged"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise ConfigError(f"the checkpoint in {self.folder.path} is of another model: {error}") from error
         self.scaler.load_state_dict(state["scaler"])
-        _restore_random_state(state["random"], self.runtime.device)
+        restore_random_state(state["random"], self.ranks, self.runtime.device)
         self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
         self.folder.rewind_metrics(self.step)
 
-    def find_state(self, resume: str) -> dict[str, Any] | None:
-        if resume == "never":
-            checkpoint.remove(checkpoint.list_checkpoints(self.folder.checkpoints))
-            return None
-        if resume != "auto":
-            return checkpoint.load(_existing(resume))
-        state, problems = checkpoint.newest(self.folder.checkpoints)
-        for problem in problems:
-            print(f"passed over: {problem}", flush=True)
-        if state is None and problems:
-            raise DataError(f"no checkpoint in {self.folder.checkpoints} can be read; resume=never starts over")
-        if state is not None:
-            print(f"going on from step {state['step']} in {self.folder.path}", flush=True)
-        return state
 
-
-def _existing(resume: str) -> Path:
-    path = Path(resume)
-    if not path.is_file():
-        raise ConfigError(f"resume is {resume!r}; expected auto, never, or the path of a checkpoint")
-    return path
-
-
-def _check_config(saved: dict[str, Any], current: dict[str, Any]) -> None:
-    differing = [key for key in sorted({*saved, *current}) if saved.get(key) != current.get(key)]
-    if differing:
-        lines = [f"  {key}: {saved.get(key)!r} in the checkpoint, {current.get(key)!r} now" for key in differing]
-        raise ConfigError(
-            "the configuration changed since the checkpoint was written:\n"
-            + "\n".join(lines)
-            + "\nuse the saved values, choose another folder with run=FOLDER, or start over with resume=never"
-        )
-
-
-def _random_state(device: torch.device) -> dict[str, Any]:
-    """States of the generators that training draws from, as plain values and tensors, which weights-only loading reads.
-
-    Augmentation needs none: it is seeded by (seed, epoch, index).
-    """
-    version, internal, gauss = random.getstate()
-    state: dict[str, Any] = {"python": [version, list(internal), gauss], "torch": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def _restore_random_state(state: dict[str, Any], device: torch.device) -> None:
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    torch.set_rng_state(state["torch"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
+def _average(model: nn.Module, decay: float) -> AveragedModel:
+    """The running average of a model's parameters; its buffers (batch norm's statistics) are the model's own."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))

@@ -1,0 +1,103 @@
+"""Start the ranks of a run on this host, pass signals on to them, and end all when one dies."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import distributed
+from torch.multiprocessing import ProcessContext, start_processes
+from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
+
+from seg.engine.runtime import Stop
+from seg.errors import ConfigError, DataError, Preempted, RunError
+
+PATIENCE = 20.0  # seconds that ranks have to end by themselves once one of them is dead
+KINDS = {kind.__name__: kind for kind in (ConfigError, DataError, RunError, Preempted)}
+
+
+def started_outside() -> bool:
+    """Whether this process is a rank already, of torchrun or of `launch`."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def launch(function: Callable[..., Any], *arguments: Any, count: int) -> None:
+    """Run `function(*arguments)` in `count` new processes, whose environment names them as torchrun would.
+
+    raises: what a rank raised first; RunError where a rank died without a word
+    """
+    # the store lives here, on a port that the system picks: no rank has to be the first to listen
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    errors = multiprocessing.get_context("spawn").SimpleQueue()
+    ranks = start_processes(
+        _rank, (count, store.port, errors, function, arguments), nprocs=count, join=False, start_method="spawn"
+    )
+    assert ranks is not None
+    with _passing_signals(ranks):
+        try:
+            while not ranks.join(timeout=1, grace_period=PATIENCE):
+                pass
+        except ProcessException as error:
+            raise _first(errors) or _death(error) from None
+    told = _first(errors)
+    if told is not None:
+        raise told
+
+
+def _rank(
+    index: int, count: int, port: int, errors: Any, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    os.setpgrp()  # a Ctrl-C reaches the starter alone, which passes it on once
+    os.environ |= {"RANK": str(index), "LOCAL_RANK": str(index), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+    try:
+        function(*arguments)
+    except BaseException as error:
+        kind, text = type(error).__name__, str(error)
+        if kind not in KINDS:
+            kind, text = "RunError", f"rank {index}: {traceback.format_exc()}"
+        errors.put((kind, text[:20_000]))
+        if not isinstance(error, Preempted):  # the others are saving too: they end by themselves
+            sys.stderr.flush()
+            os._exit(1)
+
+
+def _first(errors: Any) -> BaseException | None:
+    if errors.empty():
+        return None
+    kind, text = errors.get()
+    return KINDS[kind](text)
+
+
+def _death(error: ProcessException) -> RunError:
+    cause = f"exit code {error.exit_code}" if isinstance(error, ProcessExitedException) else "an error"
+    if isinstance(error, ProcessExitedException) and error.signal_name:
+        cause = error.signal_name
+    return RunError(
+        f"rank {error.error_index} died ({cause}); run the same command again to go on from the last checkpoint"
+    )
+
+
+@contextmanager
+def _passing_signals(ranks: ProcessContext) -> Iterator[None]:
+    def pass_on(number: int, _: Any) -> None:
+        for process in ranks.processes:
+            if process.is_alive():
+                os.kill(process.pid, number)
+
+    try:
+        previous = {number: signal.signal(number, pass_on) for number in Stop.SIGNALS}
+    except ValueError:  # not the main thread: signals stay with their owner
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,77 @@
+"""What a run needs beside its weights to go on as if it had never stopped, and where it finds it."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seg.engine import checkpoint
+from seg.engine.ranks import Ranks
+from seg.engine.run_folder import RunFolder
+from seg.errors import ConfigError, DataError
+
+
+def find_state(folder: RunFolder, resume: str) -> dict[str, Any] | None:
+    """The checkpoint that `resume` (auto, never, or a path) asks for; None to start from the beginning."""
+    if resume == "never":
+        checkpoint.remove(checkpoint.list_checkpoints(folder.checkpoints))
+        return None
+    if resume != "auto":
+        return checkpoint.load(_existing(resume))
+    state, problems = checkpoint.newest(folder.checkpoints)
+    for problem in problems:
+        print(f"passed over: {problem}", flush=True)
+    if state is None and problems:
+        raise DataError(f"no checkpoint in {folder.checkpoints} can be read; resume=never starts over")
+    if state is not None:
+        print(f"going on from step {state['step']} in {folder.path}", flush=True)
+    return state
+
+
+def _existing(resume: str) -> Path:
+    path = Path(resume)
+    if not path.is_file():
+        raise ConfigError(f"resume is {resume!r}; expected auto, never, or the path of a checkpoint")
+    return path
+
+
+def check_config(saved: dict[str, Any], current: dict[str, Any]) -> None:
+    """Raises ConfigError with the keys that differ."""
+    differing = [key for key in sorted({*saved, *current}) if saved.get(key) != current.get(key)]
+    if differing:
+        lines = [f"  {key}: {saved.get(key)!r} in the checkpoint, {current.get(key)!r} now" for key in differing]
+        raise ConfigError(
+            "the configuration changed since the checkpoint was written:\n"
+            + "\n".join(lines)
+            + "\nuse the saved values, choose another folder with run=FOLDER, or start over with resume=never"
+        )
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """States of the generators that training draws from, as plain values and tensors, which weights-only loading reads.
+
+    Augmentation needs none: it is seeded by (seed, epoch, index).
+    """
+    version, internal, gauss = random.getstate()
+    state: dict[str, Any] = {"python": [version, list(internal), gauss], "torch": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(states: list[dict[str, Any]], ranks: Ranks, device: torch.device) -> None:
+    """Take up this rank's generators; where the number of ranks changed they start anew, and that is said."""
+    if len(states) != ranks.world:
+        print(
+            f"the checkpoint was written by {len(states)} processes and goes on with {ranks.world}: the same batches, "
+            "but sums are rounded and dropout is drawn differently, so the run is not the same bit for bit",
+            flush=True,
+        )
+        return
+    state = states[ranks.rank]
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

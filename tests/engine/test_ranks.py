@@ -1,0 +1,84 @@
+"""Two processes on one run: the same numbers as one, and a clear end when one of them dies."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from seg.engine import RunFolder
+from seg.engine.launch import launch
+from seg.engine.ranks import Ranks
+from seg.errors import ConfigError, Preempted, RunError
+from tests.engine.two_ranks import IMAGES, Stopped, Struck, evaluation_of, net, struck, train, two_ranks, weights
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable() -> Iterator[None]:
+    """The started processes take over the search path, and find what they run there."""
+    root = str(Path(__file__).parents[2])
+    sys.path.insert(0, root)
+    yield
+    sys.path.remove(root)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("ranks")
+    launch(two_ranks, folder, count=2)
+    return folder, torch.load(folder / "results.pt")
+
+
+def test_two_ranks_train_as_one_process_with_the_same_batches(shared: tuple[Path, dict], tmp_path: Path) -> None:
+    _, results = shared
+    alone = weights(train(tmp_path, Ranks()))
+    assert (alone - weights(net(0.0))).abs().max() > 0.01
+    assert (alone - results["equal"]).abs().max() < 1e-10
+
+
+@pytest.mark.fault(53)
+def test_fault_53_two_ranks_resume_bit_for_bit_at_an_epochs_end_and_inside_it(shared: tuple[Path, dict]) -> None:
+    _, results = shared  # stopped after 2 and 4 steps of 2 batches: inside epochs 1 and 2
+    assert torch.equal(results["whole"], results["parts"])
+
+
+@pytest.mark.fault(54)
+def test_fault_54_another_number_of_ranks_goes_on_and_says_so(
+    shared: tuple[Path, dict], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder, results = shared
+    (folder / "equal" / "checkpoints" / "step_00000007.pt").unlink()
+    assert (weights(train(folder / "equal", Ranks())) - results["equal"]).abs().max() < 1e-10
+    assert "written by 2 processes and goes on with 1" in capsys.readouterr().out
+
+
+@pytest.mark.fault(62)
+def test_fault_62_two_ranks_count_as_one_process_where_images_do_not_divide(shared: tuple[Path, dict]) -> None:
+    _, results = shared
+    alone = evaluation_of(Ranks())
+    assert torch.equal(results["counts"], torch.stack([alone.confusion.counts, *[c.counts for c in alone.by_size]]))
+    assert results["names"] == alone.names == [str(i) for i in range(IMAGES)]
+    assert torch.equal(results["per_image"], torch.stack(alone.per_image))
+
+
+def test_a_run_of_two_ranks_writes_each_record_once(shared: tuple[Path, dict]) -> None:
+    steps = [record["step"] for record in RunFolder(shared[0] / "whole").read_metrics()]
+    assert steps == list(range(1, 8))
+
+
+def test_a_dead_rank_ends_the_job_with_a_message(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"(rank 1 died \(SIGKILL\)|rank 0 of 2 lost the others).*run the same command again"):
+        launch(struck, tmp_path, Struck, count=2)
+
+
+@pytest.mark.fault(56)
+def test_fault_56_a_signal_to_one_rank_saves_and_ends_all(tmp_path: Path) -> None:
+    with pytest.raises(Preempted, match="step 3"):
+        launch(struck, tmp_path, Stopped, count=2)
+    assert [path.name for path in (tmp_path / "checkpoints").glob("*.pt")] == ["step_00000003.pt"]
+
+
+def test_a_batch_that_can_not_be_divided_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data.batch_size is 5, shared by 2"):
+        Ranks(0, 2).share(5)
