@@ -184,3 +184,16 @@ def test_commands_work_from_another_folder(tmp_path: Path) -> None:
     done = command("--cfg", "job", cwd=tmp_path)
     assert done.returncode == 0
     assert time.monotonic() - start < 60
+
+
+def test_a_slurm_job_is_warned_by_the_signal_that_runs_listen_to_and_may_be_queued_again() -> None:
+    """submitit's own choice, SIGUSR2, would end the run without saving."""
+    slurm = pytest.importorskip("submitit.slurm.slurm")
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        launcher = compose("train", ["hydra/launcher=slurm"], return_hydra_config=True).hydra.launcher
+    keys = {key: OmegaConf.to_container(launcher[key]) for key in ("additional_parameters", "setup")}
+    script = slurm._make_sbatch_string(command="x", folder="folder", **keys)
+    assert "#SBATCH --signal=USR1@120\n" in script
+    assert "#SBATCH --requeue\n" in script
+    assert "export SEG_REQUEUE=1\n" in script
