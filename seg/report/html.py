@@ -12,6 +12,7 @@ from markupsafe import Markup
 from seg.report import panels, paper, pictures, tables, theme, units
 from seg.report.figures import Panel, as_svg
 from seg.report.headline import headline, lead, notes
+from seg.report.offsets import offset_panels
 from seg.report.results import Run
 from seg.report.statistics import RESAMPLES
 from seg.report.table import spans
@@ -70,6 +71,12 @@ def cost_panels(variants: Sequence[Variant]) -> list[Panel]:
     return [panel for panel in found if panel]
 
 
+def training_panels(variants: Sequence[Variant]) -> list[Panel]:
+    """Curves of all runs, and the offsets of the best adaptive net layer by layer."""
+    best = leader(variants, adapts=True)
+    return panels.training(variants) + (offset_panels(best) if best else [])
+
+
 def _opening(runs: Sequence[Run], variants: Sequence[Variant]) -> dict[str, Any]:
     results = [run.result for run in runs if run.result]
     data = results[0].data
@@ -116,7 +123,7 @@ def _charts(variants: Sequence[Variant], baseline: Variant) -> dict[str, Any]:
         "size_charts": _drawn("size", size_panels(variants)),
         "dilation_charts": _drawn("dilation", dilation_panels(variants)),
         "cost_charts": _drawn("cost", cost_panels(variants)),
-        "training_charts": _drawn("training", panels.training(variants)),
+        "training_charts": _drawn("training", training_panels(variants)),
         "distributions": [
             (label, _drawn(f"spread{index}", found)) for index, (label, found) in enumerate(spread) if found
         ],

@@ -81,7 +81,7 @@ def by_size(variants: Sequence[Variant], table: str, title: str) -> Panel | None
         grid(axes, theme)
         axes.set_xticks(range(3), SIZES[:3])
         axes.set_xlim(-0.15, 2.15)
-        _name(axes, theme, [(values[-1], label, colours[label]) for label, values in lines.items()])
+        name_ends(axes, theme, [(values[-1], label, colours[label]) for label, values in lines.items()])
 
     return Panel(f"{title} by object size", f"{title} on small, medium and large objects, by variant", draw)
 
@@ -108,7 +108,7 @@ def dilation(variant: Variant, variants: Sequence[Variant]) -> Panel:
         axes.set_xlim(-0.2, 3.2)
         axes.set_ylim(bottom=0)
         axes.set_ylabel("cells")
-        _name(axes, theme, ends)
+        name_ends(axes, theme, ends)
 
     return Panel(
         f"Effective dilation, {variant.label}", f"Effective dilation of {variant.label} by object size and layer", draw
@@ -131,7 +131,7 @@ def cost(variants: Sequence[Variant], key: str, scale: float, label: str) -> Pan
         axes.margins(x=0.15, y=0.15)
         axes.set_xlabel(label)
         axes.set_ylabel("mIoU")
-        _name(axes, theme, [(y, name, colours[name]) for name, (_, y) in known.items()])
+        name_ends(axes, theme, [(y, name, colours[name]) for name, (_, y) in known.items()])
 
     return Panel(f"mIoU by {label}", f"mIoU against {label}, by variant", draw)
 
@@ -218,9 +218,9 @@ def _image_means(variant: Variant) -> dict[str, float] | None:
 def _curves(
     variants: Sequence[Variant], title: str, value: Callable[[Mapping[str, Any]], Any], window: int
 ) -> Panel | None:
-    lines = [(v, _curve(run.training, value, window)) for v in variants for run in v.runs]
+    lines = [(v, curve_of(run.training, value, window)) for v in variants for run in v.runs]
     lines = [(v, curve) for v, curve in lines if len(curve)]
-    if not lines:
+    if all(len(curve) < 2 for _, curve in lines):
         return None
     colours = roles(variants)
 
@@ -232,12 +232,12 @@ def _curves(
         ends: dict[str, list[float]] = {}
         for variant, curve in lines:
             ends.setdefault(variant.label, []).append(curve[-1, 1])
-        _name(axes, theme, [(float(np.mean(last)), label, colours[label]) for label, last in ends.items()])
+        name_ends(axes, theme, [(float(np.mean(last)), label, colours[label]) for label, last in ends.items()])
 
     return Panel(title, f"{title} by step, a line for each run", draw)
 
 
-def _curve(rows: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], Any], window: int) -> np.ndarray:
+def curve_of(rows: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], Any], window: int) -> np.ndarray:
     """[points, 2] of step and value, smoothed by a running mean, at most about 300 points."""
     found = [(row.get("step"), value(row)) for row in rows]
     points = np.array([p for p in found if all(isinstance(n, int | float) and np.isfinite(n) for n in p)], dtype=float)
@@ -265,7 +265,7 @@ def _line(axes: Axes, x: Sequence[int], values: Sequence[float | None], colour: 
     axes.plot(x, heights, color=colour, marker=marker, markersize=5, linewidth=2, markeredgewidth=0)
 
 
-def _name(axes: Axes, theme: Theme, ends: Sequence[tuple[float | None, str, str]]) -> None:
+def name_ends(axes: Axes, theme: Theme, ends: Sequence[tuple[float | None, str, str]]) -> None:
     axes.autoscale_view()
     label_ends(axes, [(height, text, theme[role]) for height, text, role in ends if height is not None])
 

@@ -150,7 +150,11 @@ def read_classes(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _examples(variant: Variant) -> dict[str, Example]:
-    return {e.name: e for result in reversed(variant.results) for e in reversed(result.examples)} if variant else {}
+    found: dict[str, Example] = {}
+    for result in variant.results:
+        for example in result.examples:
+            found.setdefault(example.name, example)  # the first seed's
+    return found
 
 
 def _example_row(name: str, examples: dict[str, dict[str, Example]], photos: Photos) -> list[Row]:

@@ -141,7 +141,7 @@ def _save_figures(folder: Path, variants: Sequence[Variant], baseline: Variant) 
         "sizes": sizes,
         "dilation": dilation,
         "cost": html.cost_panels(variants),
-        "training": panels.training(variants),
+        "training": html.training_panels(variants),
     }
     best = leader(variants, adapts=True)
     groups["distributions"] = panels.distributions(best) if best else []
