@@ -40,6 +40,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         @functools.wraps(function)
         def program() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes exceptions on to us, in place of its own report
+            _let_launchers_find_us()
             OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
             main = hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)
             sys.exit(_exit_code(main(_job(function))))
@@ -47,6 +48,12 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         return program
 
     return decorate
+
+
+def _let_launchers_find_us() -> None:
+    """Launchers that start Python anew unpickle the job there, and have to find the modules of this folder."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parent), *([before] if before else [])])
 
 
 def _job(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
