@@ -68,7 +68,7 @@ def test_a_run_of_two_ranks_writes_each_record_once(shared: tuple[Path, dict]) -
 
 
 def test_a_dead_rank_ends_the_job_with_a_message(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"(rank 1 died \(SIGKILL\)|rank 0 of 2 lost the others).*run the same command again"):
+    with pytest.raises(RunError, match=r"(rank 1 died \(SIGKILL\)|rank 0 of 2 lost the others).*same command again"):
         launch(struck, tmp_path, Struck, count=2)
 
 

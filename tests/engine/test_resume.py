@@ -1,0 +1,56 @@
+"""Averaged weights, and a run over real data workers that stops and goes on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from seg.data import Creatures, train_loader, training_transform
+from seg.engine import RunFolder, Runtime, Schedule, Trainer, checkpoint, sgd
+
+
+def train(folder: Path, iterations: int, workers: int = 0, **trainer: object) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Dropout(0.2), nn.Conv2d(4, 5, 1))
+    transform = training_transform(flip=True, rotate90=False, crop=(20, 24), scale=None, resize=None, color=0.0)
+    return Trainer(iterations=iterations, save_every=1, keep=9, average=0.75, **trainer).train(
+        model,
+        train_loader(Creatures("val", images=6), transform, batch_size=2, seed=3, workers=workers),
+        sgd(model, lr=0.1),
+        Schedule(6),
+        folder=RunFolder(folder),
+        runtime=Runtime(device="cpu", precision="fp32"),
+    )
+
+
+def weights(state: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([tensor.flatten() for tensor in state.values()])
+
+
+def test_average_decays_exponentially_from_the_first_step(tmp_path: Path) -> None:
+    averaged = train(tmp_path, 3)
+    states = [checkpoint.load(path) for path in reversed(checkpoint.list_checkpoints(tmp_path / "checkpoints"))]
+    first, second, third = (weights(state["model"]) for state in states)
+    expected = 0.75 * (0.75 * first + 0.25 * second) + 0.25 * third
+    assert torch.allclose(weights(averaged.state_dict()), expected, atol=1e-7)
+    assert torch.equal(weights(averaged.state_dict()), weights(states[-1]["average"]))
+    assert not torch.allclose(expected, third)
+
+
+@pytest.mark.fault(53)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_fault_53_average_and_weights_go_on_bit_for_bit_with_workers(tmp_path: Path, workers: int) -> None:
+    """Stopped inside the first epoch of three batches, and at its end."""
+    whole = train(tmp_path / "whole", 5)
+    for stop in (2, 3, 5):
+        parts = train(tmp_path / "parts", stop, workers)
+    assert torch.equal(weights(whole.state_dict()), weights(parts.state_dict()))
+    last = [checkpoint.newest(tmp_path / name / "checkpoints")[0] for name in ("whole", "parts")]
+    assert torch.equal(weights(last[0]["model"]), weights(last[1]["model"]))
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, -1.0])
+def test_a_decay_out_of_range_is_named(decay: float) -> None:
+    with pytest.raises(ValueError, match="trainer.average is"):
+        Trainer(iterations=1, average=decay)
