@@ -20,9 +20,17 @@ def main(config: DictConfig) -> None:
     output = Path(config.output) if config.output else None
     if config.run is not None:
         trained = load_config(config.run, config)
-        evaluate_run(RunFolder(config.run), trained, output=output, examples=config.examples)
+        trained.inference = config.inference
+        result = evaluate_run(
+            RunFolder(config.run), trained, output=output, examples=config.examples, official=config.official
+        )
     else:
-        evaluate_folder_of_predictions(Path(config.predictions), config, output=output)
+        result = evaluate_folder_of_predictions(
+            Path(config.predictions), config, output=output, official=config.official
+        )
+    print(result["protocol"])
+    if "official" in result:
+        print(f"mIoU by cityscapesscripts: {result['official']['miou']:.6f}; by this program: {result['miou']:.6f}")
     print(comparison_table(read_runs(output or config.run or config.predictions)))
 
 

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,16 @@ import torch
 from build import build, check
 from examples import write_examples
 from omegaconf import DictConfig
+from PIL import Image
 from run import comparable, label_of, newest_state, trained_model
 from torch import nn
 
 from seg.analysis import DilationBySize, cost, record_offsets
-from seg.data import evaluate_loader, one_batch
-from seg.engine import RunFolder, Runtime, checkpoint, evaluate
-from seg.engine.predictions import evaluate_predictions
+from seg.data import Batch, Cityscapes, evaluate_loader, one_batch
+from seg.data.cityscapes import to_label_ids
+from seg.engine import Evaluation, Inference, RunFolder, Runtime, checkpoint, evaluate
+from seg.engine.official import official_scores
+from seg.engine.predictions import evaluate_predictions, find_predictions
 from seg.engine.ranks import Ranks
 from seg.engine.runtime import commit, device_name, versions
 from seg.errors import ConfigError
@@ -30,73 +34,121 @@ def evaluate_run(
     runtime: Runtime | None = None,
     output: Path | None = None,
     examples: int = 6,
+    official: bool = False,
     ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run's newest checkpoint on the data that `config` names; writes result.json and returns it.
 
-    ranks: the processes that share the images; the first one gets the result, the others {}
+    official: write the predictions, and have cityscapesscripts evaluate them too
+    ranks:    the processes that share the images; the first one gets the result, the others {}
     """
     ranks = ranks or Ranks()
     check(config)
-    runtime = runtime or build(config.runtime)
-    data = build(config.data.evaluate)
-    classes = data.classes
-    if model is None:
-        state = newest_state(folder)
-        if tuple(state["config"]["classes"]) != classes:
-            raise ConfigError(
-                f"{folder.path} was trained on the classes {state['config']['classes']}, not {list(classes)}"
-            )
-        model = runtime.place(trained_model(state, config))
+    runtime, data = runtime or build(config.runtime), build(config.data.evaluate)
+    _require_official(data, official)
+    model = model or runtime.place(_trained(folder, config, data.classes))
+    target = RunFolder(output) if output else folder
+    written = target.path / "predictions" if official else None
+    evaluation, dilation = _measure(model, data, config, runtime, written, ranks)
+    if not ranks.first:
+        return {}
+    reading = _reading(config)
+    result = {
+        **_facts(config, data, runtime, len(evaluation.names)),
+        **evaluation.scores(data.classes),
+        "effective_dilation": dilation.rows(),
+        "effective_dilation_histogram": dilation.histograms(),
+        "cost": _cost(model, one_batch(data, 0, **reading).image, runtime, evaluation),
+        "train_seconds": _train_seconds(folder),
+    }
+    if written is not None:
+        result["official"] = _official(written, data)
     thresholds = tuple(config.data.thresholds)
-    transform = build(config.data.evaluate_transform)
-    reading = {"normalization": build(config.data.normalization), "size_by": config.data.size_by}
+    result |= write_examples(
+        target.path, model, data, reading.pop("transform"), evaluation, runtime,
+        count=examples, thresholds=thresholds, **reading,
+    )  # fmt: skip
+    target.write_result(result)
+    folder.log({"kind": "evaluate", "step": _steps(folder), "miou": result["miou"], "split": data.split})
+    return result
+
+
+def _measure(
+    model: nn.Module, data: Any, config: DictConfig, runtime: Runtime, written: Path | None, ranks: Ranks
+) -> tuple[Evaluation, DilationBySize]:
+    """One pass: counts, and effective dilation, which is that of the whole image at its own scale or not taken."""
+    thresholds, inference = tuple(config.data.thresholds), _inference(config)
     loader = evaluate_loader(
         data,
-        transform,
         batch_size=config.data.evaluate_batch_size,
         workers=config.data.workers,
         rank=ranks.rank,
         world=ranks.world,
-        **reading,
+        **_reading(config),
     )
     dilation = DilationBySize(thresholds)
     with record_offsets(model) as recorded:
+
+        def add(batch: Batch) -> None:
+            dilation.add(recorded, batch.size, batch.image.shape[-2:])
+
         evaluation = evaluate(
             model,
             loader,
-            classes=len(classes),
+            classes=len(data.classes),
             thresholds=thresholds,
             runtime=runtime,
             images=len(data),
-            after_forward=lambda batch: dilation.add(recorded, batch.size, batch.image.shape[-2:]),
+            after_forward=add if inference.plain else None,
+            inference=inference,
+            keep=None if written is None else partial(_write_label_ids, written),
             ranks=ranks,
         )
-    parts = ranks.gather(dilation)
-    if not ranks.first:
-        return {}
-    dilation = DilationBySize(thresholds)  # a tensor of its own: those made while evaluating can't be added to any more
-    for part in parts:
-        dilation.merge(part)
-    image = one_batch(data, 0, transform, **reading).image
-    result = {
-        **_facts(config, data, runtime, len(evaluation.names)),
-        **evaluation.scores(classes),
-        "effective_dilation": dilation.rows(),
-        "effective_dilation_histogram": dilation.histograms(),
-        "cost": {
-            **cost(model, runtime.image(image)),
-            "seconds_per_image": evaluation.forward_seconds / len(evaluation.names),
-        },
-        "train_seconds": _train_seconds(folder),
+    total = DilationBySize(thresholds)  # a tensor of its own: those made while evaluating can't be added to any more
+    for part in ranks.gather(dilation):
+        total.merge(part)
+    return evaluation, total
+
+
+def _trained(folder: RunFolder, config: DictConfig, classes: tuple[str, ...]) -> nn.Module:
+    state = newest_state(folder)
+    if tuple(state["config"]["classes"]) != classes:
+        raise ConfigError(f"{folder.path} was trained on the classes {state['config']['classes']}, not {list(classes)}")
+    return trained_model(state, config)
+
+
+def _reading(config: DictConfig) -> dict[str, Any]:
+    """How samples become batches."""
+    return {
+        "transform": build(config.data.evaluate_transform),
+        "normalization": build(config.data.normalization),
+        "size_by": config.data.size_by,
     }
-    target = RunFolder(output) if output else folder
-    result |= write_examples(
-        target.path, model, data, transform, evaluation, runtime, count=examples, thresholds=thresholds, **reading
-    )
-    target.write_result(result)
-    folder.log({"kind": "evaluate", "step": _steps(folder), "miou": result["miou"], "split": data.split})
-    return result
+
+
+def _inference(config: DictConfig) -> Inference:
+    return build(config.inference) if "inference" in config else Inference()
+
+
+def _cost(model: nn.Module, image: torch.Tensor, runtime: Runtime, evaluation: Evaluation) -> dict[str, float]:
+    seconds = evaluation.forward_seconds / len(evaluation.names)
+    return {**cost(model, runtime.image(image)), "seconds_per_image": seconds}
+
+
+def _require_official(data: Any, official: bool) -> None:
+    if official and not (isinstance(data, Cityscapes) and data.entries[0].label.name.endswith("_labelIds.png")):
+        raise ConfigError("official=true is Cityscapes' own evaluation; it needs data=cityscapes with labelIds files")
+
+
+def _write_label_ids(folder: Path, name: str, label: torch.Tensor) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(to_label_ids(label.numpy())).save(folder / f"{name}.png")
+
+
+def _official(folder: Path, data: Cityscapes) -> dict[str, Any]:
+    """Scores by cityscapesscripts of label ids in a folder."""
+    files = find_predictions(folder, data.names)
+    return official_scores([files[name] for name in data.names], [entry.label for entry in data.entries])
 
 
 def _facts(config: DictConfig, data: Any, runtime: Runtime, images: int) -> dict[str, Any]:
@@ -114,17 +166,24 @@ def _facts(config: DictConfig, data: Any, runtime: Runtime, images: int) -> dict
         "budget": f"{config.trainer.iterations} steps of batch {config.data.batch_size * config.trainer.accumulate}",
         "data": {"name": config.data.name, "split": data.split, "images": images},
         "object_sizes": data.object_source,
-        "protocol": protocol(data, tuple(config.data.thresholds), images),
+        "protocol": protocol(data, config, images, str(_inference(config))),
     }
 
 
-def protocol(data: Any, thresholds: tuple[float, ...], images: int) -> str:
+def protocol(data: Any, config: DictConfig, images: int, inference: str) -> str:
     """One sentence that says how the numbers were taken."""
+    thresholds = config.data.thresholds
+    transform = config.data.evaluate_transform
+    resolution = "the labels' resolution"
+    if transform.get("truth") == "resized" and transform.resize is not None:
+        resolution = "the resized image's resolution, the truth resized with it (the released DeepLab's protocol)"
     thing = "the square root of the box's area"
+    if config.data.size_by == "box":
+        thing += " (the smallest box that holds a pixel)"
     source = "annotated objects" if data.object_source == "masks" else "connected components of the label"
     return (
-        f"{data.name} {data.split}, {images} images: one confusion matrix over all pixels at the labels' resolution, "
-        f"single scale, no flip, 255 ignored, mIoU over {len(data.classes)} classes; object size is {thing}, "
+        f"{data.name} {data.split}, {images} images: one confusion matrix over all pixels at {resolution}, "
+        f"{inference}, 255 ignored, mIoU over {len(data.classes)} classes; object size is {thing}, "
         f"cut at {thresholds[0]:g} and {thresholds[1]:g} px, from {source}"
     )
 
@@ -140,13 +199,14 @@ def _steps(folder: RunFolder) -> int:
 
 
 def evaluate_folder_of_predictions(
-    predictions: Path, config: DictConfig, *, output: Path | None = None
+    predictions: Path, config: DictConfig, *, output: Path | None = None, official: bool = False
 ) -> dict[str, Any]:
     """Evaluate label PNGs of anybody's model; writes result.json beside them, or into `output`, and returns it."""
     if "name" not in config.data:
         raise ConfigError("predictions need a truth: give data=NAME data.root=FOLDER")
     check(config)
     data, thresholds = build(config.data.evaluate), tuple(config.data.thresholds)
+    _require_official(data, official)
     evaluation = evaluate_predictions(
         predictions, data, classes=len(data.classes), thresholds=thresholds, size_by=config.data.size_by
     )
@@ -158,8 +218,10 @@ def evaluate_folder_of_predictions(
         "command": shlex.join(["python", *sys.argv]),
         "data": {"name": config.data.name, "split": data.split, "images": len(data)},
         "object_sizes": data.object_source,
-        "protocol": protocol(data, thresholds, len(data)),
+        "protocol": protocol(data, config, len(data), "predictions as given"),
         **evaluation.scores(data.classes),
     }
+    if official:
+        result["official"] = _official(predictions, data)
     RunFolder(output or predictions).write_result(result)
     return result

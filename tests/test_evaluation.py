@@ -1,0 +1,108 @@
+"""Street scenes in Cityscapes' layout: trained on for two steps, then evaluated in every way that there is."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from PIL import Image
+
+from seg.data import Cityscapes
+from seg.engine import RunFolder
+from seg.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+CAMVID = ROOT.parent / "shared" / "data" / "camvid"
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from evaluation import evaluate_folder_of_predictions, evaluate_run  # noqa: E402
+from run import load_config  # noqa: E402
+from training import train_run  # noqa: E402
+
+pytestmark = pytest.mark.skipif(not CAMVID.is_dir(), reason=f"the real images of {CAMVID} are not here")
+LABEL_IDS = np.array([23, 11, 17, 7, 8, 21, 20, 13, 26, 24, 25, 0], dtype=np.uint8)  # of CamVid's classes
+
+
+def configuration(name: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose(name, list(overrides))
+
+
+def write_cityscapes(root: Path) -> None:
+    """A few CamVid frames, 96x128 px, under Cityscapes' names and label ids."""
+    for split, count in (("train", 2), ("val", 3)):
+        for number, path in enumerate(sorted((CAMVID / "labels" / split).glob("*.png"))[:count]):
+            stem = f"camvid_{number:06d}_000019"
+            image = Image.open(CAMVID / "images" / split / f"{path.stem}.jpg").resize((128, 96))
+            label = Image.fromarray(LABEL_IDS[np.array(Image.open(path))]).resize((128, 96), Image.Resampling.NEAREST)
+            for picture, place, kind in ((image, "leftImg8bit", "leftImg8bit"), (label, "gtFine", "gtFine_labelIds")):
+                target = root / place / split / "camvid" / f"{stem}_{kind}.png"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                picture.save(target)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cityscapes")
+    write_cityscapes(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    train_run(
+        configuration(
+            "train", "data=cityscapes", f"data.root={root}", "trunk=tiny", "head.hidden=16", "data.workers=0",
+            "data.batch_size=2", "data.train_transform.crop=[64,64]", "trainer.iterations=2", "evaluate=false",
+            "runtime.threads=1", f"run={folder}",
+        )
+    )  # fmt: skip
+    return folder
+
+
+def evaluated(run: Path, output: Path, *overrides: str, official: bool = False) -> dict:
+    given = configuration("evaluate", f"run={run}", *overrides)
+    config = load_config(str(run), given)
+    config.inference = given.inference
+    return evaluate_run(RunFolder(run), config, output=output, examples=1, official=official)
+
+
+def test_official_evaluation_of_a_run_and_of_its_predictions_equals_ours(root: Path, run: Path, tmp_path: Path) -> None:
+    result = evaluated(run, tmp_path, official=True)
+    assert result["official"]["miou"] == pytest.approx(result["miou"], abs=1e-9)
+    files = evaluate_folder_of_predictions(
+        tmp_path / "predictions",
+        configuration("evaluate", "data=cityscapes", f"+data.root={root}"),
+        output=tmp_path / "again",
+        official=True,
+    )
+    assert files["iou"] == result["iou"]
+    assert files["official"] == result["official"]
+    assert "predictions as given" in files["protocol"]
+    assert len(list((tmp_path / "predictions").glob("*.png"))) == len(Cityscapes(root, "val"))
+
+
+def test_the_protocol_says_how_the_net_was_asked(run: Path, tmp_path: Path) -> None:
+    plain = evaluated(run, tmp_path / "plain")
+    assert "at the labels' resolution, single scale, no flip" in plain["protocol"]
+    assert plain["effective_dilation"]
+    several = evaluated(
+        run, tmp_path / "several", "inference.scales=[0.5,1.0]", "inference.flip=true", "inference.window=[48,64]"
+    )
+    assert "scales 0.5, 1, with the mirror image, windows of 48x64 px every 32x42 px" in several["protocol"]
+    assert several["effective_dilation"] == []  # that of windows and scales would be of other filters
+    resized = evaluated(
+        run, tmp_path / "resized", "data.evaluate_transform.resize=48", "data.evaluate_transform.truth=resized"
+    )
+    assert "the truth resized with it (the released DeepLab's protocol)" in resized["protocol"]
+    pixels = [sum(image["union"]) for image in resized["per_image"]]
+    assert all(48 * 64 / 2 < count <= 2 * 48 * 64 for count in pixels)
+
+
+def test_official_evaluation_of_other_data_is_refused(run: Path, tmp_path: Path) -> None:
+    config = configuration("evaluate", "data=creatures")
+    with pytest.raises(ConfigError, match="official=true is Cityscapes' own evaluation"):
+        evaluate_folder_of_predictions(tmp_path, config, official=True)
