@@ -133,15 +133,20 @@ def test_a_sweep_resumes_what_is_left_and_reports_it(tmp_path: Path) -> None:
     assert "deformable 3 layers" in page
 
 
-def test_a_failed_run_does_not_end_the_sweep(tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_a_failed_run_does_not_end_the_sweep(tmp_path: Path, launcher: str) -> None:
+    if launcher != "basic":
+        pytest.importorskip(f"hydra_plugins.hydra_{launcher.removesuffix('_local')}_launcher")
     done = run(
         "train.py", "-m", *SMALL, "trainer.iterations=1", "evaluate=false", "optimizer.lr=-1,0.001",
-        f"hydra.sweep.dir={tmp_path}",
+        f"hydra/launcher={launcher}", f"hydra.sweep.dir={tmp_path}",
     )  # fmt: skip
     assert done.returncode == 2
-    assert "lr is -1" in done.stderr
-    states = {path.parent.name: json.loads(path.read_text())["state"] for path in tmp_path.rglob("status.json")}
-    assert sorted(states.values()) == ["done", "failed"]
+    if launcher != "submitit_local":  # whose jobs have log files of their own
+        assert "lr is -1" in done.stderr
+    statuses = [json.loads(path.read_text()) for path in tmp_path.rglob("status.json")]
+    assert sorted(status["state"] for status in statuses) == ["done", "failed"]
+    assert "lr is -1" in next(status["error"] for status in statuses if status["state"] == "failed")
 
 
 @pytest.mark.parametrize(
