@@ -65,7 +65,7 @@ def panel_of(measure: str, rows: Sequence[Row]) -> Panel:
     told = "; ".join(
         f"{row['case']}: " + ", ".join(f"{n} {t:.2f} ms" for n, t in row["milliseconds"].items()) for row in rows
     )
-    return Panel(f"{measure}: times {unit}'s time", told, partial(draw, rows, names, unit))
+    return Panel(f"{measure} / {unit}", told, partial(draw, rows, names, unit))
 
 
 def draw(rows: Sequence[Row], names: Sequence[str], unit: str, axes: Axes, theme: Theme) -> None:
