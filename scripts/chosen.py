@@ -15,11 +15,13 @@ def chosen_images(config: DictConfig, wanted: Any) -> Iterator[tuple[Any, int]]:
     """(data set, index) of each image asked for.
 
     wanted: how many from the front of the evaluated split; or a name, a file, or a list of names and files
-    raises: ConfigError that names what is neither
+    raises: ConfigError that names what is neither, or says that nothing was asked for
     """
     data = build(config.data.evaluate)
+    if not wanted:
+        raise ConfigError(f"images={wanted}: no image is asked for; give names, files, or a number of images")
     if isinstance(wanted, int):
-        if wanted < 1:
+        if wanted < 0:
             raise ConfigError(f"images={wanted}; expected at least one image")
         yield from ((data, index) for index in range(min(wanted, len(data))))
         return

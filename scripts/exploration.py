@@ -19,6 +19,8 @@ from seg.engine.inference import forward
 from seg.errors import ConfigError
 from seg.report import explorer
 
+MOST = 16  # images of one page, which holds all their offsets; four are a few MB
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -33,12 +35,18 @@ class Trained:
 
 
 def explore(configs: Sequence[DictConfig], wanted: Any) -> str:
-    """The explorer's page, of one or more runs on the images that `wanted` names (see chosen_images)."""
+    """The explorer's page, of one or more runs on the images that `wanted` names (see chosen_images).
+
+    raises: ConfigError for nets of different classes, sizes of input, or too many images
+    """
     nets = [load_trained(config) for config in configs]
     for net in nets[1:]:
         if net.classes != nets[0].classes:
             raise ConfigError(f"compare={net.config.run}: its classes are {net.classes}, not {nets[0].classes}")
-    images = [_shown(data, index, nets) for data, index in chosen_images(configs[0], wanted)]
+    chosen = list(chosen_images(configs[0], wanted))
+    if len(chosen) > MOST:
+        raise ConfigError(f"images: {len(chosen)} of them are too many for one page; choose at most {MOST}")
+    images = [_shown(data, index, nets) for data, index in chosen]
     colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in nets[0].palette]
     return explorer.render(images, dict(zip(nets[0].classes, colours, strict=False)))
 

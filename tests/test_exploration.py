@@ -1,0 +1,137 @@
+"""explore and analyze as commands, on one tiny run, and what they say to bad usage."""
+
+import importlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from training import train_run  # noqa: E402
+
+TINY = ["head.hidden=8", "data.batch_size=2", "trainer.iterations=1", "trainer.log_every=1", "evaluate=false"]
+TINY += ["++data.train.images=2", "++data.evaluate.images=3", "runtime.threads=1"]
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A deformable and a dilated net, one step old."""
+    folder = tmp_path_factory.mktemp("runs")
+    for variant in ("deform_3", "dilated_2"):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            config = compose("train", [*TINY, f"variant={variant}", f"run={folder / variant}"])
+        train_run(config)
+    return folder
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run a script in this process, as its command line would; its exit code and all that it printed."""
+
+    def run(script: str, *arguments: object) -> tuple[int, str]:
+        for name in ("PYTHONPATH", "HYDRA_FULL_ERROR"):
+            monkeypatch.setenv(name, os.environ.get(name, ""))  # put back afterwards
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
+        GlobalHydra.instance().clear()
+        with pytest.raises(SystemExit) as ended:
+            importlib.import_module(script).main()
+        said = capfd.readouterr()
+        return int(ended.value.code or 0), said.out + said.err
+
+    return run
+
+
+def test_explore_writes_both_nets_on_named_images_and_files(command: Command, runs: Path, tmp_path: Path) -> None:
+    photo, page = tmp_path / "my & photo.png", tmp_path / "new folder" / "page.html"
+    Image.new("RGB", (50, 37), (90, 120, 60)).save(photo)
+    asked = f"images=[val_00001,'{photo}']"
+    code, said = command(
+        "explore", f"run={runs / 'deform_3'}", f"compare={runs / 'dilated_2'}", asked, f"output={page}"
+    )
+    assert code == 0, said
+    assert "open it in a browser" in said
+    data = re.search(r'<script[^>]*type="application/json"[^>]*>(.*?)</script>', page.read_text(), re.DOTALL)
+    assert data is not None
+    document = json.loads(data[1])
+    assert [image["name"] for image in document["images"]] == ["val_00001", "my & photo"]
+    assert [(image["height"], image["width"]) for image in document["images"]][1] == (37, 50)
+    assert document["images"][0]["truth"]
+    assert document["images"][1]["truth"] is None
+    for image in document["images"]:
+        assert [net["label"] for net in image["nets"]] == ["deformable 3 layers", "dilated 2"]
+        assert [len(net["layers"]) for net in image["nets"]] == [3, 3]
+        assert all(layer["offset"] is None for layer in image["nets"][1]["layers"])
+
+
+def test_analyze_lists_the_pictures_that_it_writes(command: Command, runs: Path, tmp_path: Path) -> None:
+    code, said = command(
+        "analyze", f"run={runs / 'deform_3'}", "images=1", "saliency.block=64", f"output={tmp_path / 'out'}"
+    )
+    assert code == 0, said
+    rows = json.loads((tmp_path / "out" / "analysis.json").read_text())["rows"]
+    assert f"{len(rows)} units" in said
+    assert rows[0]["title"] == "val_00000: background"
+    captions = [tile["caption"] for tile in rows[0]["tiles"]]
+    points = ["1 layer", "2 layers", "3 layers"]
+    assert captions[:-1] == [*points, "effective sampling locations", "effective receptive field"]
+    assert re.fullmatch(r"saliency region, \d+%", captions[-1])
+    for tile in (tile for row in rows for tile in row["tiles"]):
+        assert max(Image.open(tmp_path / "out" / tile["picture"]).size) == 480
+    assert (tmp_path / "out" / "overview.png").exists()
+
+
+def test_analyze_looks_at_the_middle_of_a_file_without_a_truth(command: Command, runs: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (48, 40)).save(tmp_path / "photo.png")
+    given = [f"run={runs / 'dilated_2'}", f"images={tmp_path / 'photo.png'}", "saliency=false", f"output={tmp_path}"]
+    code, said = command("analyze", *given)
+    assert code == 0, said
+    (row,) = json.loads((tmp_path / "analysis.json").read_text())["rows"]
+    assert row["title"] == "photo: middle"
+    assert len(row["tiles"]) == 5
+
+
+@pytest.mark.parametrize("script", ["explore", "analyze"])
+@pytest.mark.parametrize(
+    ("given", "expected", "message"),
+    [
+        (["run=nowhere"], 2, "nowhere is no run folder: it has no config.yaml"),
+        (["run=null"], 2, "run is missing"),
+        (["run={run}", "images=[nobody]"], 2, "'nobody' is neither a file nor an image of creatures val (such as val_"),
+        (["run={run}", "images=[]"], 2, "no image is asked for"),
+        (["run={run}", "images=-1"], 2, "expected at least one image"),
+        (["run={run}", "images={page}"], 3, "page.png: the file is a web page"),
+        (["run={run}", "image=1"], 2, "image"),
+    ],
+)
+def test_bad_usage_is_one_clear_error(
+    script: str, given: list[str], expected: int, message: str, command: Command, runs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "page.png").write_bytes(b"<html>404</html>")
+    filled = [text.format(run=runs / "deform_3", page=tmp_path / "page.png") for text in given]
+    code, said = command(script, *filled, f"output={tmp_path / 'out'}")
+    assert (code, said.count("error:")) == (expected, 1), said
+    assert message in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_explore_refuses_what_a_page_cannot_hold_or_compare(command: Command, runs: Path, tmp_path: Path) -> None:
+    run, output = f"run={runs / 'deform_3'}", f"output={tmp_path / 'page.html'}"
+    code, said = command("explore", run, output, f"images=[{','.join(['val_00000'] * 17)}]")
+    assert (code, "17 of them are too many for one page; choose at most 16" in said) == (2, True), said
+    code, said = command("explore", run)
+    assert (code, "output is missing" in said) == (2, True), said
+    code, said = command("explore", run, output, f"compare={tmp_path}")
+    assert (code, "is no run folder" in said) == (2, True), said
+    code, said = command("explore", run, f"output={tmp_path}", "images=1")
+    assert (code, "can't be written" in said) == (2, True), said
