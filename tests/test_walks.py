@@ -6,7 +6,7 @@ import torch
 from seg.analysis import DilationBySize, effective_dilation, record_offsets
 from seg.data import Creatures, evaluate_loader, evaluation_transform
 from seg.engine import Runtime, evaluate
-from seg.engine.evaluate import forward
+from seg.engine.inference import forward
 from seg.metrics import Confusion
 from seg.models import DeepLab, Deform, Dilated, tiny
 
