@@ -1,5 +1,7 @@
 """Build what a configuration says, train it in its run folder, and evaluate it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from build import build, check
@@ -14,6 +16,7 @@ from seg.data.loader import EpochBatches
 from seg.engine import RunFolder, Runtime, checkpoint
 from seg.engine.launch import launch, started_outside
 from seg.engine.ranks import Ranks, joined
+from seg.engine.resume import differing_keys
 from seg.models import load_weights
 from seg.ops import backend
 
@@ -39,8 +42,19 @@ def _train(config: DictConfig) -> None:
     runtime: Runtime = build(config.runtime)
     with joined(runtime) as ranks:
         folder = RunFolder(config.run, owned=ranks.first)
-        with folder.running():
+        with folder.running(), _tracked(folder, config):
             _train_in(folder, config, runtime, ranks)
+
+
+@contextmanager
+def _tracked(folder: RunFolder, config: DictConfig) -> Iterator[None]:
+    """Show the run's records where `logger` says, from the one process that writes them."""
+    if config.get("logger") is None or not folder.owned:
+        yield
+        return
+    with build(config.logger, folder.path, comparable(config)) as tracker:
+        folder.listeners.append(tracker)
+        yield
 
 
 def _train_in(folder: RunFolder, config: DictConfig, runtime: Runtime, ranks: Ranks) -> None:
@@ -103,4 +117,4 @@ def _finished(folder: RunFolder, config: DictConfig) -> bool:
     if state is None or state["step"] < config.trainer.iterations:
         return False
     saved = {key: value for key, value in state["config"].items() if key not in ("classes", "palette")}
-    return saved == comparable(config) and (folder.result.exists() or not config.evaluate)
+    return not differing_keys(saved, comparable(config)) and (folder.result.exists() or not config.evaluate)

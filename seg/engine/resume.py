@@ -11,6 +11,8 @@ from seg.engine.ranks import Ranks
 from seg.engine.run_folder import RunFolder
 from seg.errors import ConfigError, DataError
 
+FREED = ("trainer.devices",)  # keys that older checkpoints hold, and that no longer have to agree
+
 
 def find_state(folder: RunFolder, resume: str) -> dict[str, Any] | None:
     """The checkpoint that `resume` (auto, never, or a path) asks for; None to start from the beginning."""
@@ -36,9 +38,14 @@ def _existing(resume: str) -> Path:
     return path
 
 
+def differing_keys(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """The keys in which a checkpoint's configuration is not the current one; one that is absent is None."""
+    return [key for key in sorted({*saved, *current} - {*FREED}) if saved.get(key) != current.get(key)]
+
+
 def check_config(saved: dict[str, Any], current: dict[str, Any]) -> None:
     """Raises ConfigError with the keys that differ."""
-    differing = [key for key in sorted({*saved, *current}) if saved.get(key) != current.get(key)]
+    differing = differing_keys(saved, current)
     if differing:
         lines = [f"  {key}: {saved.get(key)!r} in the checkpoint, {current.get(key)!r} now" for key in differing]
         raise ConfigError(
@@ -60,8 +67,10 @@ def random_state(device: torch.device) -> dict[str, Any]:
     return state
 
 
-def restore_random_state(states: list[dict[str, Any]], ranks: Ranks, device: torch.device) -> None:
+def restore_random_state(states: list[dict[str, Any]] | dict[str, Any], ranks: Ranks, device: torch.device) -> None:
     """Take up this rank's generators; where the number of ranks changed they start anew, and that is said."""
+    if isinstance(states, dict):  # of one process, as older checkpoints have it
+        states = [states]
     if len(states) != ranks.world:
         print(
             f"the checkpoint was written by {len(states)} processes and goes on with {ranks.world}: the same batches, "

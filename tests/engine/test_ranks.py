@@ -39,7 +39,7 @@ def test_two_ranks_train_as_one_process_with_the_same_batches(shared: tuple[Path
 
 @pytest.mark.fault(53)
 def test_fault_53_two_ranks_resume_bit_for_bit_at_an_epochs_end_and_inside_it(shared: tuple[Path, dict]) -> None:
-    _, results = shared  # stopped after 2 and 4 steps of 2 batches: inside epochs 1 and 2
+    _, results = shared  # stopped after 4, 6 and 8 batches; an epoch has 3
     assert torch.equal(results["whole"], results["parts"])
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from seg.data import Creatures, train_loader, training_transform
 from seg.engine import RunFolder, Runtime, Schedule, Trainer, checkpoint, sgd
+from seg.engine.resume import differing_keys
 
 
 def train(folder: Path, iterations: int, workers: int = 0, **trainer: object) -> nn.Module:
@@ -48,6 +49,24 @@ def test_fault_53_average_and_weights_go_on_bit_for_bit_with_workers(tmp_path: P
     assert torch.equal(weights(whole.state_dict()), weights(parts.state_dict()))
     last = [checkpoint.newest(tmp_path / name / "checkpoints")[0] for name in ("whole", "parts")]
     assert torch.equal(weights(last[0]["model"]), weights(last[1]["model"]))
+
+
+def test_a_checkpoint_of_an_older_version_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """It holds the generators of its one process without a list, and a number of devices that has to agree no more."""
+    whole = train(tmp_path / "whole", 5)
+    train(tmp_path / "parts", 2)
+    path = checkpoint.list_checkpoints(tmp_path / "parts" / "checkpoints")[0]
+    state = checkpoint.load(path)
+    (state["random"],) = state["random"]
+    state["config"]["trainer.devices"] = 1
+    checkpoint.save(path.parent, 2, state)
+    assert torch.equal(weights(whole.state_dict()), weights(train(tmp_path / "parts", 5).state_dict()))
+
+
+def test_configurations_differ_in_what_has_to_agree_alone() -> None:
+    saved, current = {"lr": 0.1, "trainer.devices": 1}, {"lr": 0.1, "trainer.average": None}
+    assert differing_keys(saved, current) == []
+    assert differing_keys(saved, current | {"lr": 0.2, "trainer.average": 0.9}) == ["lr", "trainer.average"]
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, -1.0])

@@ -73,8 +73,8 @@ def two_ranks(folder: Path) -> None:
     with joined(Runtime(device="cpu")) as ranks:
         results = {"equal": weights(train(folder / "equal", ranks))}
         results["whole"] = weights(train(folder / "whole", ranks, dropout=0.3))
-        train(folder / "parts", ranks, dropout=0.3, iterations=2)
-        train(folder / "parts", ranks, dropout=0.3, iterations=4)
+        for stop in (2, 3, 4):
+            train(folder / "parts", ranks, dropout=0.3, iterations=stop)
         results["parts"] = weights(train(folder / "parts", ranks, dropout=0.3))
         evaluation = evaluation_of(ranks)
         if ranks.first:
