@@ -45,7 +45,9 @@ class ResNet(nn.Module):
     norm:          "train", or "frozen": constant statistics, gain and bias (the released DeepLab)
     frozen_stages: how many leading stages have fixed parameters and norms: 0 none, 1 the stem, 2 the stem and layer1
                    (conv1 and res2: the released DeepLab), up to 5
-    last_gamma:    gain of each block's last norm at the start; a small one starts near the identity
+    last_gamma:    gain of each block's last norm at the start; a small one starts near the identity. None is 1, or with
+                   frozen norms 1 / sqrt(blocks): they don't normalise, so at a gain of 1 each block of a net without
+                   weights doubles the variance. Pretrained norms bring their own
     raises:        ConfigError (a ValueError) where an argument is out of range
     source:        arXiv:1512.03385; arXiv:1606.00915 for the dilation
 
@@ -67,7 +69,7 @@ class ResNet(nn.Module):
         style: str = "torchvision",
         norm: str = "train",
         frozen_stages: int = 0,
-        last_gamma: float = 1.0,
+        last_gamma: float | None = None,
     ) -> None:
         super().__init__()
         _check_choice("output_stride", output_stride, OUTPUT_STRIDES)
@@ -92,8 +94,9 @@ class ResNet(nn.Module):
         self.channels, self.stride = channels, output_stride
         # the unpadded 3x3 pooling of the caffe style is centred one cell, 2 px, further in
         self.cells = _cells(self, Cells(4 if pool else 2, origin=2 if pool and style == "caffe" else 0))
+        gain = (sum(depths) ** -0.5 if norm == "frozen" else 1.0) if last_gamma is None else last_gamma
         for residual in _blocks(self):
-            nn.init.constant_(residual.last_norm.weight, last_gamma)
+            nn.init.constant_(residual.last_norm.weight, gain)
         for part in (self.conv1, self.bn1, *self.stages())[: frozen_stages + (frozen_stages > 0)]:
             part.requires_grad_(False)
 

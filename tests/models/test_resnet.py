@@ -176,6 +176,16 @@ def test_a_frozen_norm_is_the_same_in_training_and_moves_nothing() -> None:
     assert not any(p.requires_grad for n, p in trunk.named_parameters() if "bn" in n or "downsample.1" in n)
 
 
+def test_a_deep_net_with_frozen_norms_is_usable_before_any_weights_are_read() -> None:
+    torch.manual_seed(0)
+    deep = {"depths": (3, 4, 23, 3), "widths": (8, 8, 8, 8), "stem_width": 8, "replaced": 3}
+    image = torch.randn(1, 3, 65, 97)
+    with torch.inference_mode():
+        frozen, loud = (ResNet(Deform, norm="frozen", last_gamma=gain, **deep)(image).std() for gain in (None, 1.0))
+    assert 0.1 < frozen < 10
+    assert loud > 100 * frozen  # each of 33 blocks doubles the variance, as no norm takes it back
+
+
 @pytest.mark.parametrize("stages, fixed", [(0, ()), (1, ("conv1", "bn1")), (3, ("conv1", "bn1", "layer1", "layer2"))])
 def test_frozen_stages_are_fixed_and_the_others_are_not(stages: int, fixed: tuple[str, ...]) -> None:
     trunk = ResNet(Dilated, frozen_stages=stages, **SMALL)
