@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from seg.errors import DataError
-from seg.metrics import Confusion, Moments
+from seg.metrics import Confusion, Moments, grouped_counts
 
 
 def counted(prediction: list, label: list, classes: int) -> Confusion:
@@ -24,6 +24,29 @@ def test_prediction_of_no_class_is_a_false_negative() -> None:
     confusion = counted([[0, 7]], [[0, 0]], 2)
     assert confusion.counts.tolist() == [[1, 0, 1], [0, 0, 0]]
     assert confusion.iou()[0] == 0.5
+
+
+@pytest.mark.parametrize("classes", [3, 51, 52])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_groups_are_counted_as_each_alone(classes: int, dtype: torch.dtype) -> None:
+    """Rows for 5 groups fit into bytes up to 51 classes; predictions of no class, and an unknown group, are there."""
+    generator = torch.Generator().manual_seed(classes)
+    label, prediction = torch.randint(0, classes, (2, 40, 50), generator=generator).to(dtype)
+    label[:7], prediction[5:9], prediction[9:11] = 255, classes, 255
+    group = torch.randint(-1, 4, (40, 50), generator=generator).to(torch.int8)
+    counts = grouped_counts(prediction, label, group, classes=classes, groups=5)
+    for number in (0, 1, 2, 3, -1):
+        alone = Confusion(classes)
+        alone.add(prediction, torch.where(group == number, label, 255).to(dtype))
+        assert torch.equal(counts[number], alone.counts)
+    assert counts.sum() == (label != 255).sum()
+
+
+@pytest.mark.parametrize("value", [3, 254, -1, 300])
+def test_a_label_of_no_class_is_no_class_of_another_group(value: int) -> None:
+    label = torch.tensor([[0, value]])
+    with pytest.raises(ValueError, match=f"label has the values .{value}."):
+        grouped_counts(torch.zeros_like(label), label, torch.zeros_like(label), classes=3, groups=5)
 
 
 def test_batches_add_up_to_the_whole() -> None:

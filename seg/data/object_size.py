@@ -59,7 +59,7 @@ def _by_box(objects: NDArray[np.int32], largest_first: list[tuple[float, tuple[s
 
 
 def size_class(size: Tensor | NDArray[np.float32], thresholds: tuple[float, float] = (96, 224)) -> Tensor:
-    """Index into SIZES of each size: int64, -1 where the size is unknown (NaN).
+    """Index into SIZES of each size: int8, -1 where the size is unknown (NaN).
 
     thresholds: square roots of areas in px; small is below the first, large above the second
     source:     96 and 224 are the paper's as remembered; no source at hand confirms them
@@ -68,10 +68,8 @@ def size_class(size: Tensor | NDArray[np.float32], thresholds: tuple[float, floa
     if not 0 < low <= high:
         raise ValueError(f"thresholds={thresholds}: two positive lengths in px are needed, the smaller one first")
     size = torch.as_tensor(size)
-    classes = (size >= low).long() + (size > high).long()
-    classes[size == 0] = SIZES.index("background")
-    classes[size.isnan()] = -1
-    return classes
+    classes = (size >= low).to(torch.int8) + (size > high)
+    return classes.masked_fill_(size == 0, SIZES.index("background")).masked_fill_(size.isnan(), -1)
 
 
 def connected_components(label: NDArray[np.uint8], things: Sequence[int]) -> NDArray[np.int32]:
