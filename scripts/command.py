@@ -21,7 +21,17 @@ from seg.errors import ConfigError, DataError, Preempted, RunError
 
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
 # what neither changes the result nor belongs into the name of a run's folder
-NOT_IN_NAME = ("run", "resume", "experiment", "evaluate", "data.root", "data.workers", "runtime.threads", "hydra")
+NOT_IN_NAME = (
+    "run",
+    "resume",
+    "experiment",
+    "evaluate",
+    "logger",
+    "data.root",
+    "data.workers",
+    "runtime.threads",
+    "hydra",
+)
 
 
 def folder_name(overrides: list[str]) -> str:

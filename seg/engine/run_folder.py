@@ -5,25 +5,29 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from seg.engine.checkpoint import write_text
+from seg.engine.rows import append_row, write_rows
 from seg.errors import ConfigError, Preempted
 
 
 class RunFolder:
     """Paths and small files of one run.
 
-    status.json says what became of it; metrics.jsonl has a line for each logged step and each evaluation.
-    owned: whether this process writes them; of several that share a run one does, the others only look.
+    status.json says what became of it; metrics.jsonl has a line for each logged step and each evaluation, and
+    metrics.csv the same as rows.
+    owned:     whether this process writes them; of several that share a run one does, the others only look.
+    listeners: are called with every record, too.
     """
 
     def __init__(self, path: str | Path, *, owned: bool = True) -> None:
         self.path, self.owned = Path(path).resolve(), owned
         self.checkpoints = self.path / "checkpoints"
-        self.metrics = self.path / "metrics.jsonl"
+        self.metrics, self.rows = self.path / "metrics.jsonl", self.path / "metrics.csv"
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []
         self.result = self.path / "result.json"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -69,11 +73,15 @@ class RunFolder:
             self.write_status("done", seconds=round(time.monotonic() - start, 3))
 
     def log(self, record: dict[str, Any]) -> None:
-        """Append a line to metrics.jsonl."""
+        """Append a line to metrics.jsonl and to metrics.csv, and tell the listeners."""
         if not self.owned:
             return
         with self.metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
+        if not append_row(self.rows, record):
+            write_rows(self.rows, self.read_metrics())
+        for listener in self.listeners:
+            listener(record)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Records of metrics.jsonl; a last line that a crash cut short is left out."""
@@ -92,6 +100,7 @@ class RunFolder:
         kept = [record for record in self.read_metrics() if record.get("step", 0) <= step]
         if self.metrics.exists():
             write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+            write_rows(self.rows, kept)
 
     def write_result(self, result: dict[str, Any]) -> None:
         write_text(self.result, json.dumps(result, indent=1, allow_nan=False) + "\n")
