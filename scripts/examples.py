@@ -33,8 +33,9 @@ def write_examples(
     """Write images, labels and predictions below folder/examples; returns the entries of result.json about them."""
     examples, sampling = [], []
     scores = _scores(evaluation)
-    # the first ones, so that all variants of a comparison show the same images, and this run's best and worst of all
-    for index in list(dict.fromkeys([*range(min(count, len(scores))), *extremes(scores, count // 2)])):
+    # the first ones, so that all variants of a comparison show the same images, and this run's best and worst of all:
+    # twice as many as a page shows, as another net's best and worst are mostly among them
+    for index in list(dict.fromkeys([*range(min(count, len(scores))), *extremes(scores, count)])):
         batch = one_batch(data, index, transform, **loading)
         with torch.inference_mode(), record_offsets(model) as recorded:
             prediction = forward(model, batch, runtime).argmax(1)[0].cpu()

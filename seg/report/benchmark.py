@@ -19,13 +19,21 @@ TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 
 
 def benchmark_tables(result: Mapping[str, Any]) -> list[Table]:
-    """Two tables for each measure: how long every contender takes and how they compare; what memory it needs."""
+    """What was counted, and two tables for each measure: times and how they compare; the memory that is needed."""
     times, memory = [("ms", "milliseconds", 2), ("ratio", "ratios", 2)], [("MiB", "mebibytes", 1)]
-    return [
+    counts = [counted_table(result["counts"])] if "counts" in result else []
+    return counts + [
         table_of(title, rows, groups)
         for measure, rows in by_measure(result).items()
         for title, groups in ((measure, times), (f"{measure}: memory beyond what is there before", memory))
     ]
+
+
+def counted_table(counts: Mapping[str, Mapping[str, int]]) -> Table:
+    """What was counted in place of timed, {"parameters": {contender: number}, "flops": ...}, in full."""
+    names = list(next(iter(counts.values())))
+    lines = [(what, tuple(Cell(f"{found[n]:,}", found[n]) for n in names)) for what, found in counts.items()]
+    return Table("counted", tuple(("", name) for name in names), tuple(lines), corner="")
 
 
 def save_benchmark(result: Mapping[str, Any], path: Path) -> None:
@@ -61,7 +69,7 @@ def cell(value: float | None, digits: int) -> Cell:
 def panel_of(measure: str, rows: Sequence[Row]) -> Panel:
     """The chart of one measure: times as multiples of plain convolution's or, without one, of ours."""
     names = names_of(rows, "milliseconds")
-    unit = next((name for name in ("conv2d", "dense") if name in names), OURS)
+    unit = next((name for name in ("conv2d", "dense", "forward", "plain") if name in names), OURS)
     told = "; ".join(
         f"{row['case']}: " + ", ".join(f"{n} {t:.2f} ms" for n, t in row["milliseconds"].items()) for row in rows
     )

@@ -9,10 +9,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from seg.report import panels, paper, pictures, tables, theme, units
+from seg.report import curves, panels, paper, pictures, tables, theme, units
 from seg.report.figures import Panel, as_svg
 from seg.report.headline import headline, lead, notes
-from seg.report.offsets import offset_panels
 from seg.report.results import Run
 from seg.report.statistics import RESAMPLES
 from seg.report.table import spans
@@ -37,7 +36,7 @@ def render(runs: Sequence[Run], variants: Sequence[Variant], baseline: Variant) 
         "dark": theme.DARK,
         "swatches": panels.roles(variants),
         "spans": spans,
-        "points_path": pictures.points_path,
+        "points_path": units.points_path,
         "resamples": f"{RESAMPLES:,}",
         "photos": photos.uris,
     }
@@ -74,7 +73,7 @@ def cost_panels(variants: Sequence[Variant]) -> list[Panel]:
 def training_panels(variants: Sequence[Variant]) -> list[Panel]:
     """Curves of all runs, and the offsets of the best adaptive net layer by layer."""
     best = leader(variants, adapts=True)
-    return panels.training(variants) + (offset_panels(best) if best else [])
+    return curves.training(variants) + (curves.offset_panels(best) if best else [])
 
 
 def _opening(runs: Sequence[Run], variants: Sequence[Variant]) -> dict[str, Any]:
@@ -100,7 +99,7 @@ def _opening(runs: Sequence[Run], variants: Sequence[Variant]) -> dict[str, Any]
 
 
 def _tables(runs: Sequence[Run], variants: Sequence[Variant], baseline: Variant) -> dict[str, Any]:
-    data = next(str(run.result.data["name"]) for run in runs if run.result)
+    data = paper.subject(runs)
     dilations = [tables.dilation(v) for v in sorted(variants, key=lambda v: not v.adapts) if v.layers]
     values = [cell.value for table in dilations for _, cells in table.rows for cell in cells if cell.value is not None]
     return {
@@ -139,10 +138,10 @@ def _pictures(variants: Sequence[Variant], photos: pictures.Photos) -> dict[str,
     return {
         "leader": best.label if best else "",
         "examples": pictures.side_by_side(variants, photos),
-        "extremes": pictures.best_and_worst(best, photos) if best else [],
+        "extremes": pictures.best_and_worst(best, variants, photos) if best else [],
         "ranked": pictures.ranks_all(best) if best else None,
         "analysis": units.analysis_rows(best.runs[0].folder / "analysis", photos) if best else [],
-        "sampling": pictures.sampling_rows(variants, photos),
+        "sampling": units.sampling_rows(variants, photos),
         "class_colours": pictures.class_colours(variants),
     }
 

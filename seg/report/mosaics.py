@@ -30,7 +30,7 @@ def save_images(variants: Sequence[Variant], path: Path, most: int = 3) -> None:
 def save_sampling(variants: Sequence[Variant], path: Path) -> None:
     """The points that units on no, a small and a large object read through all layers; nothing without them."""
     photos = Photos()
-    _save(pictures.sampling_rows(variants, photos), photos, path)
+    _save(units.sampling_rows(variants, photos), photos, path)
 
 
 def save_analysis(folder: Path) -> None:

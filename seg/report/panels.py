@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -170,18 +169,6 @@ def image_differences(variant: Variant, baseline: Variant) -> Panel | None:
     )
 
 
-def training(variants: Sequence[Variant]) -> list[Panel]:
-    """Loss, validation mIoU and mean offset over the steps of training; one thin line a run."""
-    read: list[tuple[str, Callable[[Mapping[str, Any]], Any], int]] = [
-        ("Training loss", lambda row: row.get("loss") if row.get("kind") == "train" else None, 15),
-        ("mIoU during training", lambda row: row.get("miou") if row.get("kind") == "evaluate" else None, 1),
-        ("Mean |offset| of the layers, cells", lambda row: _offset(row, "mean"), 1),
-        ("Largest |offset| of the layers, cells", lambda row: _offset(row, "max"), 1),
-    ]
-    panels = [_curves(variants, title, value, window) for title, value, window in read]
-    return [panel for panel in panels if panel is not None]
-
-
 def _distribution(layer: str, rows: Sequence[Histogram]) -> Panel:
     def draw(axes: Axes, theme: Theme) -> None:
         for index, size in enumerate(SIZES):
@@ -213,51 +200,6 @@ def _image_means(variant: Variant) -> dict[str, float] | None:
     if not images or len({entry.names for entry in images}) != 1:
         return None
     return dict(zip(images[0].names, np.mean([image_miou(entry) for entry in images], axis=0), strict=True))
-
-
-def _curves(
-    variants: Sequence[Variant], title: str, value: Callable[[Mapping[str, Any]], Any], window: int
-) -> Panel | None:
-    lines = [(v, curve_of(run.training, value, window)) for v in variants for run in v.runs]
-    lines = [(v, curve) for v, curve in lines if len(curve)]
-    if all(len(curve) < 2 for _, curve in lines):
-        return None
-    colours = roles(variants)
-
-    def draw(axes: Axes, theme: Theme) -> None:
-        for variant, curve in lines:
-            axes.plot(curve[:, 0], curve[:, 1], color=theme[colours[variant.label]], linewidth=1.3, alpha=0.8)
-        grid(axes, theme)
-        axes.set_xlabel("step")
-        ends: dict[str, list[float]] = {}
-        for variant, curve in lines:
-            ends.setdefault(variant.label, []).append(curve[-1, 1])
-        name_ends(axes, theme, [(float(np.mean(last)), label, colours[label]) for label, last in ends.items()])
-
-    return Panel(title, f"{title} by step, a line for each run", draw)
-
-
-def curve_of(rows: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], Any], window: int) -> np.ndarray:
-    """[points, 2] of step and value, smoothed by a running mean, at most about 300 points."""
-    found = [(row.get("step"), value(row)) for row in rows]
-    points = np.array([p for p in found if all(isinstance(n, int | float) and np.isfinite(n) for n in p)], dtype=float)
-    if not len(points):
-        return points
-    window = min(window, max(len(points) // 8, 1))
-    sums = np.cumsum(np.concatenate([[0.0], points[:, 1]]))
-    stop = np.arange(1, len(points) + 1)
-    start = np.maximum(stop - window, 0)
-    points[:, 1] = (sums[stop] - sums[start]) / (stop - start)
-    return points[:: -(-len(points) // 300)]
-
-
-def _offset(row: Mapping[str, Any], key: str) -> float | None:
-    layers = row.get("offset")
-    if not isinstance(layers, dict) or not layers:
-        return None
-    values = [layer.get(key) for layer in layers.values() if isinstance(layer, dict)]
-    known = [value for value in values if isinstance(value, int | float)]
-    return (max(known) if key == "max" else sum(known) / len(known)) if known else None
 
 
 def _line(axes: Axes, x: Sequence[int], values: Sequence[float | None], colour: str, marker: str) -> None:

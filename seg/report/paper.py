@@ -6,6 +6,9 @@ source: "Deformable Convolutional Networks", arXiv:1703.06211, tables 1, 2 and 3
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+
+from seg.report.results import Run
 
 HEADING = "The paper (arXiv:1703.06211)"
 TABLE_2_NET = "R-FCN with 3 deformable layers on VOC 2007 test"
@@ -13,6 +16,7 @@ TABLE_2_NET = "R-FCN with 3 deformable layers on VOC 2007 test"
 _ATROUS = {2: (69.7, 70.4), 4: (73.1, 71.9), 6: (73.6, 72.7), 8: (73.2, 72.4)}  # table 3
 _DEFORMABLE = {1: (73.9, 73.5), 2: (74.8, 74.4), 3: (75.2, 75.2), 6: (74.8, 75.1)}  # table 1
 _DATA = {"voc": "DeepLab, VOC 2012 val", "cityscapes": "DeepLab, Cityscapes val"}
+_CLASSES = {"voc": 21, "cityscapes": 19}
 
 # table 2, mean ± std; res5a, b, c are layer4.0, 1, 2 in torchvision's names
 TABLE_2 = (
@@ -20,6 +24,13 @@ TABLE_2 = (
     ("res5b (layer4.1.conv2)", ("2.5 ± 1.3", "3.1 ± 1.5", "5.1 ± 2.5", "3.2 ± 1.2")),
     ("res5c (layer4.2.conv2)", ("5.3 ± 3.3", "5.8 ± 3.5", "8.4 ± 4.5", "6.2 ± 3.0")),
 )
+
+
+def subject(runs: Sequence[Run]) -> str:
+    """The paper's data set that the results are of, "" for none: VOC's layout may hold images of other classes."""
+    result = next(run.result for run in runs if run.result)
+    name = str(result.data["name"]).lower()
+    return name if len(result.iou) in (0, _CLASSES.get(name)) else ""
 
 
 def column(data: str) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from seg.report.results import SIZES, Example, Result, Sampling
+from seg.report.results import Example
 from seg.report.statistics import image_miou
 from seg.report.variants import Variant
 
@@ -72,10 +72,15 @@ def side_by_side(variants: Sequence[Variant], photos: Photos, most: int = 6) -> 
     return [row for name in counts if name in shared for row in _example_row(name, examples, photos)]
 
 
-def best_and_worst(variant: Variant, photos: Photos, each: int = 3) -> list[Row]:
-    """The examples of highest and of lowest mIoU of one variant."""
+def best_and_worst(variant: Variant, variants: Sequence[Variant], photos: Photos, each: int = 3) -> list[Row]:
+    """The examples of highest and of lowest mIoU of one variant, beside what the others made of those that they kept.
+
+    Every run keeps more of its extremes than are shown here, so that what is hard for one is mostly there for all.
+    """
+    tables = {v.label: _examples(v) for v in (variant, *(other for other in variants if other is not variant))}
     ranked = sorted(
-        (example for example in _examples(variant).values() if example.miou is not None), key=lambda e: -(e.miou or 0.0)
+        (example for example in tables[variant.label].values() if example.miou is not None),
+        key=lambda e: -(e.miou or 0.0),
     )
     if len(ranked) < 2:
         return []
@@ -83,7 +88,8 @@ def best_and_worst(variant: Variant, photos: Photos, each: int = 3) -> list[Row]
     chosen = [("best", example) for example in ranked[:each]] + [("worst", example) for example in ranked[-each:]]
     rows = []
     for word, example in chosen:
-        for row in _example_row(example.name, {variant.label: {example.name: example}}, photos):
+        kept = {label: table for label, table in tables.items() if example.name in table}
+        for row in _example_row(example.name, kept, photos):
             rows.append(Row(f"{word}: {row.title}", row.tiles))
     return rows
 
@@ -98,27 +104,6 @@ def ranks_all(variant: Variant) -> int | None:
     known = np.isfinite(scores).any() and len(shown) > 0
     extreme = known and max(shown) >= np.nanmax(scores) - 1e-6 and min(shown) <= np.nanmin(scores) + 1e-6
     return len(scores) if extreme else None
-
-
-def sampling_rows(variants: Sequence[Variant], photos: Photos, most: int = 2) -> list[Row]:
-    """Where units on small, on large and on no objects look, `most` of a size; a row each, a tile for each variant."""
-    found: dict[tuple[str, str, tuple[float, float]], dict[str, tuple[Sampling, Path]]] = {}
-    for variant in variants:
-        for unit, path in _units(variant):
-            found.setdefault((unit.object_size, unit.name, unit.unit), {})[variant.label] = (unit, path)
-    order = {size: index for index, size in enumerate(SIZES)}
-    rows, shown = [], dict.fromkeys(SIZES, 0)
-    for (size, name, _), units in sorted(found.items(), key=lambda item: (order.get(item[0][0], 9), item[0][1])):
-        shown[size] = shown.get(size, 0) + 1
-        if shown[size] > most:
-            continue
-        tiles = [_sampling_tile(label, unit, path, photos) for label, (unit, path) in units.items()]
-        length = next(iter(units.values()))[0].length
-        extent = f", {length:.0f} px long" if length and size != "background" else ""
-        rows.append(
-            Row(f"{size} object{extent} ({name})" if size != "background" else f"background ({name})", (*tiles,))
-        )
-    return rows
 
 
 def class_colours(variants: Sequence[Variant]) -> list[tuple[str, str]]:
@@ -150,11 +135,9 @@ def read_classes(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _examples(variant: Variant) -> dict[str, Example]:
-    found: dict[str, Example] = {}
-    for result in variant.results:
-        for example in result.examples:
-            found.setdefault(example.name, example)  # the first seed's
-    return found
+    """What the first seed that has examples kept, by name: a row of the page is of one net."""
+    kept: Sequence[Example] = next((result.examples for result in variant.results if result.examples), ())
+    return {example.name: example for example in kept}
 
 
 def _example_row(name: str, examples: dict[str, dict[str, Example]], photos: Photos) -> list[Row]:
@@ -189,38 +172,6 @@ def _errors(found: np.ndarray, truth: np.ndarray) -> str:
         raise ValueError(f"the prediction is {found.shape}, the ground truth {truth.shape}")
     wrong = ((found != truth) & (truth != IGNORED)).astype(np.uint8)
     return _classes(wrong, np.array([(0, 0, 0), _ERROR]), transparent=0)
-
-
-def _units(variant: Variant) -> list[tuple[Sampling, Path]]:
-    result = next((result for result in variant.results if result.sampling), None)
-    if result is None:
-        return []
-    paths = {unit.name: unit.image or _photo_of(result, unit.name) for unit in result.sampling}
-    return [(unit, path) for unit in result.sampling if (path := paths[unit.name]) is not None]
-
-
-def _photo_of(result: Result, name: str) -> Path | None:
-    return next((example.image for example in result.examples if example.name == name), None)
-
-
-def _sampling_tile(label: str, unit: Sampling, path: Path, photos: Photos) -> Tile:
-    try:
-        photo, size = photos.add(unit.name, path)
-    except (OSError, ValueError) as error:
-        return Tile(label, str(error))
-    points = dict(sorted(unit.points.items()))
-    return Tile(label, _outside(unit, size), photo, points=points, unit=unit.unit, size=size)
-
-
-def points_path(points: np.ndarray) -> str:
-    """An SVG path of dots: very short strokes with round ends, the smallest way to write many."""
-    return "".join(f"M{x:.1f} {y:.1f}h.01" for y, x in points if np.isfinite(y) and np.isfinite(x))
-
-
-def _outside(unit: Sampling, size: tuple[int, int]) -> str:
-    points = unit.points.get(max(unit.points, default=0), np.zeros((0, 2)))
-    outside = int(((points < 0) | (points > np.array([size[1] - 1, size[0] - 1]))).any(-1).sum())
-    return f"{outside} outside the image" if outside else ""
 
 
 def _classes(ids: np.ndarray, palette: np.ndarray, transparent: int = IGNORED) -> str:

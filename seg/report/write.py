@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seg.errors import ConfigError
-from seg.report import html, panels, tables
+from seg.report import html, panels, paper, tables
 from seg.report.figures import Panel, save_png
 from seg.report.headline import headline, lead, notes
 from seg.report.mosaics import save_images, save_sampling
@@ -65,9 +65,12 @@ def markdown(runs: Sequence[Run], variants: Sequence[Variant], baseline: Variant
     """The headline and the tables, for a README or a note."""
     parts = [f"**{headline(variants)}** {' '.join(lead(variants))}"]
     parts += [f"> {note}" for note in notes(runs, variants)]
-    data = next(str(run.result.data["name"]) for run in runs if run.result)
     parts += [as_markdown(tables.comparison(variants, baseline))]
-    for table in (tables.ablation(variants, baseline, data), tables.cost(variants), tables.by_class(variants)):
+    for table in (
+        tables.ablation(variants, baseline, paper.subject(runs)),
+        tables.cost(variants),
+        tables.by_class(variants),
+    ):
         parts += [f"### {table.title}", as_markdown(table)]
     for variant in variants:
         if variant.layers:

@@ -39,6 +39,11 @@ def test_picture_is_drawn(result, tmp_path):
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_was_counted_is_told_in_full(result):
+    result["counts"] = {"parameters": {"plain": 44_619_861, "deformable": 44_868_747}}
+    assert as_text(benchmark_tables(result)[0]).splitlines()[-1].split() == ["parameters", "44,619,861", "44,868,747"]
+
+
 def run(*arguments):
     command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, cwd=ROOT)

@@ -17,6 +17,7 @@ from seg.errors import ConfigError, DataError
 from seg.report import html, write_report
 from seg.report.figures import spread
 from seg.report.headline import headline, notes
+from seg.report.pictures import Photos, best_and_worst
 from seg.report.reading import read_runs
 from seg.report.theme import DARK, LIGHT
 from seg.report.variants import find_baseline, gather
@@ -223,6 +224,19 @@ def test_picture_that_is_no_class_map_is_said_in_its_place(write_run: Write) -> 
     folder = small_sweep(write_run)
     Image.new("RGB", (16, 12)).save(folder / "dilated 2" / "examples" / "0-prediction.png")
     assert "mode RGB; expected class ids" in render(folder)
+
+
+def test_best_and_worst_stand_beside_what_the_other_nets_made_of_them(write_run: Write) -> None:
+    names = {"dilated 2": ["one", "two"], "deformable 3 layers": ["one", "two", "three"]}
+    for variant, kept in names.items():
+        folder = write_run(variant, None)
+        document = add_pictures(folder, result(variant, miou=0.1 * len(kept)), kept)
+        (folder / "result.json").write_text(json.dumps(document))
+    variants = gather(read_runs(folder.parent))
+    best, worst = best_and_worst(variants[1], variants, Photos(), each=1)
+    assert [tile.caption for tile in best.tiles] == ["image", "ground truth", "deformable 3 layers"]
+    assert [tile.caption for tile in worst.tiles] == ["image", "ground truth", "deformable 3 layers", "dilated 2"]
+    assert (best.title, worst.title) == ("best: three", "worst: one")
 
 
 def test_page_of_one_run_with_the_least_it_can_have(write_run: Write) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from seg.errors import ConfigError
-from seg.report import tables
+from seg.report import paper, tables
 from seg.report.reading import read_runs
 from seg.report.results import Run
 from seg.report.table import Cell, Table, as_markdown, as_text, best_of
@@ -142,6 +142,14 @@ def test_papers_column_stands_under_its_name(write_run: Write, data: str, expect
     table = tables.ablation(gather(read_runs(folder)), gather(read_runs(folder))[0], data)
     assert "paper" in table.columns[-1][0]
     assert table.rows[0][1][-1].text == expected
+
+
+def test_papers_numbers_stand_beside_the_papers_classes_only(write_run: Write) -> None:
+    data = {"name": "voc", "split": "val"}
+    runs = read_runs(write_run("a", result("dilated 4", data=data)).parent)
+    assert paper.subject(runs) == ""  # three classes: other images in VOC's layout
+    runs = read_runs(write_run("b/c", result("dilated 4", data=data, iou={str(k): 0.5 for k in range(21)})).parent)
+    assert paper.subject(runs) == "voc"
 
 
 def test_other_data_has_no_column_of_the_paper(runs: list[Run]) -> None:
