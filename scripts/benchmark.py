@@ -1,4 +1,4 @@
-"""What deformable convolution costs beside its peers: python scripts/benchmark.py ops|model|metrics [key=value ...]
+"""What deformable convolution costs: python scripts/benchmark.py ops|model|metrics|run|scaling [key=value ...]
 
 All contenders of a case take turns in one process; the figures are medians. With output=FILE.json the result is kept,
 with the machine it was measured on, and a picture beside it.
@@ -9,7 +9,7 @@ import sys
 from command import command
 from omegaconf import DictConfig, OmegaConf
 
-CHOICES = ("ops", "model", "metrics")
+CHOICES = ("ops", "model", "metrics", "run", "scaling")
 
 
 @command("benchmark")
@@ -48,6 +48,10 @@ def measured(config: DictConfig) -> list[dict[str, object]]:
 
     from seg.analysis.timing import extra_memory, medians
 
+    if config.what in ("run", "scaling"):
+        import whole_runs
+
+        return list(whole_runs.rows(config))
     rows = []
     for measure, case, contenders in cases(config):
         print(f"{measure} {case} ...", file=sys.stderr, flush=True)

@@ -13,12 +13,17 @@ LEAST = 5  # rounds, however long they take
 
 
 def medians(
-    contenders: Mapping[str, Run], *, rounds: int = 40, seconds: float = 10.0, device: str = "cpu"
+    contenders: Mapping[str, Run],
+    *,
+    rounds: int = 40,
+    seconds: float = 10.0,
+    device: str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Median seconds of each contender, all of them run once in every round, after one round to warm up.
 
     The order turns from round to round, so that nobody always follows the same neighbour. After `seconds` and at least
-    5 rounds it ends early.
+    5 rounds it ends early. clock: what is measured, by default elapsed time.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
@@ -29,17 +34,17 @@ def medians(
         if turn >= LEAST and time.perf_counter() - start > seconds:
             break
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            times[name].append(timed(contenders[name], device))
+            times[name].append(timed(contenders[name], device, clock))
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def timed(run: Run, device: str = "cpu") -> float:
+def timed(run: Run, device: str = "cpu", clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds of one run, until the device has finished."""
     synchronize(device)
-    start = time.perf_counter()
+    start = clock()
     run()
     synchronize(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def synchronize(device: str) -> None:
