@@ -14,7 +14,8 @@ from seg.data.sample import Batch
 from seg.engine.inference import Inference
 from seg.engine.progress import Progress
 from seg.engine.ranks import Ranks
-from seg.engine.runtime import Runtime
+from seg.engine.runtime import Runtime, Stop
+from seg.errors import Preempted
 from seg.metrics import Confusion, grouped_counts, intersection, union
 
 
@@ -102,11 +103,12 @@ def evaluate(
     inference:     how the net is asked; by default the whole image once.
     keep:          called with each image's name and its prediction, uint8 [H, W].
     ranks:         the processes that share the images, of which `batches` are this one's; the first gets all counts.
-    raises:        RunError naming the image whose logits are not finite.
+    raises:        RunError naming the image whose logits are not finite; Preempted when a signal asks to stop.
     """
     result, inference, ranks = Evaluation(classes), inference or Inference(), ranks or Ranks()
     model.eval()
-    with Progress(-(-images // ranks.world), what="evaluating", shown=ranks.first) as progress:
+    total = -(-images // ranks.world)
+    with Stop().listen() as stop, Progress(total, what="evaluating", shown=ranks.first) as progress:
         for batch in batches:
             start = time.perf_counter()
             scores = inference.scores(model, batch, runtime)
@@ -120,6 +122,8 @@ def evaluate(
                 if keep is not None:
                     keep(name, prediction[index])
             progress.update(len(result.names))
+            if stop:
+                raise Preempted("stopped by a signal while evaluating; run the same command again")
     parts = ranks.gather(result)
     if ranks.first:
         result.merge(parts)
