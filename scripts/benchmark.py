@@ -32,6 +32,7 @@ def main(config: DictConfig) -> None:
     torch.set_num_threads(config.threads)
     settings = OmegaConf.to_container(config)
     result = {"schema": 1, "settings": settings, "machine": machine(config.device), "rows": measured(config)}
+    result |= counted(config)
     for table in benchmark_tables(result):
         print(f"\n{table.title}\n{as_text(table)}")
     if config.output:
@@ -75,19 +76,31 @@ def measured(config: DictConfig) -> list[dict[str, object]]:
 def cases(config: DictConfig):  # type: ignore[no-untyped-def]
     """The cases of the benchmark that was asked for."""
     import contenders
+    import costs
 
     measures = list(config.measures or [])
     if config.what == "ops":
         return contenders.operator_cases(list(config.shapes or []), measures, config.device, config.threads)
+    if config.what == "model" and config.dataset is not None:
+        return costs.cost_cases(config.dataset, measures, config.device)
     if config.what == "model":
         return contenders.model_cases(list(config.size), measures, config.device)
     return contenders.metric_cases()
 
 
+def counted(config: DictConfig) -> dict[str, object]:
+    """What is not timed, of the nets of a data set."""
+    from costs import sizes_and_operations
+
+    asked = config.what == "model" and config.dataset is not None
+    return {"counts": sizes_and_operations(config.dataset)} if asked else {}
+
+
 def ratios(times: dict[str, float]) -> dict[str, float]:
     """How often the plain way's time ours takes, and how often ours the others take."""
-    if "dense" in times:
-        return {f"{name} / dense": time / times["dense"] for name, time in times.items() if name != "dense"}
+    for base in ("dense", "plain"):
+        if base in times:
+            return {f"{name} / {base}": time / times[base] for name, time in times.items() if name != base}
     plain = {"ours / conv2d": times["ours"] / times["conv2d"]} if "conv2d" in times else {}
     others = [name for name in times if name not in ("ours", "conv2d")]
     return plain | {f"{name} / ours": times[name] / times["ours"] for name in others}
