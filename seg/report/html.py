@@ -135,15 +135,26 @@ def _drawn(name: str, found: Sequence[Panel]) -> Drawn:
 
 def _pictures(variants: Sequence[Variant], photos: pictures.Photos) -> dict[str, Any]:
     best = leader(variants)
+    analysed, analysis = _analysis(variants, photos)
     return {
         "leader": best.label if best else "",
         "examples": pictures.side_by_side(variants, photos),
         "extremes": pictures.best_and_worst(best, variants, photos) if best else [],
         "ranked": pictures.ranks_all(best) if best else None,
-        "analysis": units.analysis_rows(best.runs[0].folder / "analysis", photos) if best else [],
+        "analysed": analysed,
+        "analysis": analysis,
         "sampling": units.sampling_rows(variants, photos),
         "class_colours": pictures.class_colours(variants),
     }
+
+
+def _analysis(variants: Sequence[Variant], photos: pictures.Photos) -> tuple[str, list[pictures.Row]]:
+    """The label and the pictures of the best variant whose first run was analysed."""
+    for variant in sorted(variants, key=lambda v: -(v.miou.mean or 0.0)):
+        rows = units.analysis_rows(variant.runs[0].folder / "analysis", photos)
+        if rows:
+            return variant.label, rows
+    return "", []
 
 
 def _provenance(runs: Sequence[Run]) -> dict[str, Any]:

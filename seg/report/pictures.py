@@ -77,7 +77,7 @@ def best_and_worst(variant: Variant, variants: Sequence[Variant], photos: Photos
 
     Every run keeps more of its extremes than are shown here, so that what is hard for one is mostly there for all.
     """
-    tables = {v.label: _examples(v) for v in (variant, *(other for other in variants if other is not variant))}
+    tables = {v.label: _examples(v) for v in (variant, *(v for v in variants if v is not variant and v.results))}
     ranked = sorted(
         (example for example in tables[variant.label].values() if example.miou is not None),
         key=lambda e: -(e.miou or 0.0),
@@ -88,8 +88,7 @@ def best_and_worst(variant: Variant, variants: Sequence[Variant], photos: Photos
     chosen = [("best", example) for example in ranked[:each]] + [("worst", example) for example in ranked[-each:]]
     rows = []
     for word, example in chosen:
-        kept = {label: table for label, table in tables.items() if example.name in table}
-        for row in _example_row(example.name, kept, photos):
+        for row in _example_row(example.name, tables, photos):
             rows.append(Row(f"{word}: {row.title}", row.tiles))
     return rows
 

@@ -234,8 +234,10 @@ def test_best_and_worst_stand_beside_what_the_other_nets_made_of_them(write_run:
         (folder / "result.json").write_text(json.dumps(document))
     variants = gather(read_runs(folder.parent))
     best, worst = best_and_worst(variants[1], variants, Photos(), each=1)
-    assert [tile.caption for tile in best.tiles] == ["image", "ground truth", "deformable 3 layers"]
-    assert [tile.caption for tile in worst.tiles] == ["image", "ground truth", "deformable 3 layers", "dilated 2"]
+    for row in (best, worst):
+        assert [tile.caption for tile in row.tiles] == ["image", "ground truth", "deformable 3 layers", "dilated 2"]
+    assert (best.tiles[-1].photo, best.tiles[-1].note) == (None, "–")
+    assert worst.tiles[-1].photo is not None
     assert (best.title, worst.title) == ("best: three", "worst: one")
 
 
