@@ -37,9 +37,10 @@ def mark_best(table: Table, columns: Iterable[int]) -> Table:
 
 
 def best_of(cells: Sequence[Cell]) -> tuple[Cell, ...]:
-    """The cells with the highest value marked, and those that print the same; none where only one has a value."""
+    """The cells with the highest value marked, and those that print the same; none where all print the same."""
     known = [cell for cell in cells if cell.value is not None]
-    best = max(known, key=lambda cell: cell.value or 0.0).text.split(" ±")[0] if len(known) > 1 else None
+    differ = len({cell.text.split(" ±")[0] for cell in known}) > 1
+    best = max(known, key=lambda cell: cell.value or 0.0).text.split(" ±")[0] if differ else None
     return tuple(replace(cell, best=cell.text.split(" ±")[0] == best) for cell in cells)
 
 

@@ -134,6 +134,7 @@ def test_best_marks_the_highest_and_what_prints_the_same() -> None:
     cells = [Cell("0.900 ± 0.010", 0.9001), Cell("0.900 ± 0.020", 0.8999), Cell("0.899", 0.8991), Cell("–")]
     assert [cell.best for cell in best_of(cells)] == [True, True, False, False]
     assert not best_of([Cell("0.900", 0.9), Cell("–")])[0].best
+    assert not any(cell.best for cell in best_of([Cell("0.000", 0.0), Cell("0.000", 0.0), Cell("–")]))
 
 
 @pytest.mark.parametrize(("data", "expected"), [("voc", "0.731"), ("cityscapes", "0.719")])
