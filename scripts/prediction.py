@@ -87,6 +87,8 @@ def predict(config: DictConfig, source: Path, output: Path, opacity: float, arch
 
     archive: "voc" or "cityscapes" for a file that the server of that name takes, beside the folders
     """
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"output={output} is a file; give a folder, which is made where there is none")
     runtime, state = build(config.runtime), newest_state(RunFolder(config.run))
     _check_archive(archive, tuple(state["config"]["classes"]))
     model = runtime.place(trained_model(state, config)).eval()

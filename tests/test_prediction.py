@@ -115,6 +115,11 @@ def test_an_archive_for_other_classes_is_refused(config: DictConfig, tmp_path: P
             predict(config, tmp_path, tmp_path, 0.5, archive)
 
 
+def test_a_file_in_the_place_of_the_output_folder_is_named(config: DictConfig, video: Path) -> None:
+    with pytest.raises(ConfigError, match=r"drive.avi is a file; give a folder"):
+        predict(config, video, video, 0.5)
+
+
 def test_a_file_that_is_no_video_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"not a video")
     with pytest.raises(DataError, match=r"bad.mp4: no frame of it can be read as a video"):
