@@ -66,7 +66,7 @@ def evaluate_run(
     thresholds = tuple(config.data.thresholds)
     result |= write_examples(
         target.path, model, data, reading.pop("transform"), evaluation, runtime,
-        count=examples, thresholds=thresholds, **reading,
+        count=examples, thresholds=thresholds, inference=_inference(config), **reading,
     )  # fmt: skip
     target.write_result(result)
     folder.log({"kind": "evaluate", "step": _steps(folder), "miou": result["miou"], "split": data.split})

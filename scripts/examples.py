@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from seg.analysis import record_offsets, sampling_points
 from seg.data import SIZES, one_batch, size_class
 from seg.data.sample import Batch
-from seg.engine import Evaluation, Runtime
-from seg.engine.inference import forward
+from seg.engine import Evaluation, Inference, Runtime
 
 LEVELS = 3  # 9, 81, 729 points
 
@@ -28,20 +27,21 @@ def write_examples(
     *,
     count: int,
     thresholds: tuple[float, float],
+    inference: Inference | None = None,
     **loading: Any,
 ) -> dict[str, list[dict[str, Any]]]:
     """Write images, labels and predictions below folder/examples; returns the entries of result.json about them."""
-    examples, sampling = [], []
+    examples, sampling, inference = [], [], inference or Inference()
     scores = _scores(evaluation)
     # the first ones, so that all variants of a comparison show the same images, and this run's best and worst of all:
     # twice as many as a page shows, as another net's best and worst are mostly among them
     for index in list(dict.fromkeys([*range(min(count, len(scores))), *extremes(scores, count)])):
         batch = one_batch(data, index, transform, **loading)
         with torch.inference_mode(), record_offsets(model) as recorded:
-            prediction = forward(model, batch, runtime).argmax(1)[0].cpu()
+            prediction = inference.scores(model, batch, runtime).argmax(1)[0].cpu()
         names = _write_pictures(folder, data, index, batch, prediction)
         examples.append({"name": batch.names[0], **names, "miou": scores[index]})
-        if index >= count:
+        if index >= count or not inference.plain:  # what was recorded is of the last scale or window alone
             continue
         for entry in _sampling(recorded, batch, thresholds):
             sampling.append({"name": batch.names[0], "image": names["image"], **entry})
