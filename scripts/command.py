@@ -5,6 +5,7 @@ torch is imported by what a command runs, not here, so that --help and --cfg ans
 """
 
 import functools
+import hashlib
 import os
 import subprocess
 import sys
@@ -32,6 +33,7 @@ NOT_IN_NAME = (
     "runtime.threads",
     "hydra",
 )
+LONGEST_NAME = 200  # bytes; file systems allow 255
 
 
 def folder_name(overrides: list[str]) -> str:
@@ -40,7 +42,10 @@ def folder_name(overrides: list[str]) -> str:
     kept = [
         text for text in kept if not any(text == key or text.startswith((key + "=", key + ".")) for key in NOT_IN_NAME)
     ]
-    return ",".join(sorted(kept)).replace("/", ".").replace(" ", "")[:200] or "default"
+    name = ",".join(sorted(kept)).replace("/", ".").replace(" ", "")
+    if len(name) > LONGEST_NAME:  # what is cut off still tells folders apart
+        name = f"{name[: LONGEST_NAME - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return name or "default"
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:

@@ -179,6 +179,12 @@ def test_folder_names_are_stable_and_leave_out_what_changes_nothing() -> None:
     assert "/" not in folder_name(["weights=/a/b.pt"])
 
 
+def test_long_folder_names_stay_apart_where_they_differ_at_the_end() -> None:
+    names = [folder_name([f"data.{'x' * 300}=1", f"variant={variant}"]) for variant in ("dilated_2", "deform_3")]
+    assert len(set(names)) == 2
+    assert max(map(len, names)) <= 200
+
+
 def test_commands_work_from_another_folder(tmp_path: Path) -> None:
     start = time.monotonic()
     done = command("--cfg", "job", cwd=tmp_path)

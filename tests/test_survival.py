@@ -43,7 +43,7 @@ class OneBatch:
         return 1
 
     def epoch(self, number: int, start: int = 0):
-        yield Batch(torch.rand(2, 3, 8, 8), torch.ones(2, 8, 8).long(), torch.zeros(2, 8, 8), ("a", "b"))
+        yield Batch(torch.rand(2, 3, 8, 8), torch.ones(2, 8, 8).long(), torch.zeros(2, 8, 8), ("street_7", "street_8"))
 
 
 def train(folder: Path, model: nn.Module, iterations: int = 1) -> None:
@@ -111,7 +111,7 @@ def test_fault_67_logits_that_are_not_finite_end_the_evaluation_with_the_images_
     model = nn.Conv2d(3, 2, 1)
     nn.init.constant_(model.bias, torch.nan)
     batches = OneBatch().epoch(0)
-    with pytest.raises(RunError, match="a"):
+    with pytest.raises(RunError, match="logits of street_7, street_8 are not finite"):
         evaluate(model, batches, classes=2, thresholds=(4, 8), runtime=Runtime(device="cpu"), images=2)
 
 
