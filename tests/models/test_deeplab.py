@@ -119,3 +119,10 @@ def test_aspp_v3_says_why_it_cannot_train_on_one_image() -> None:
 def test_a_net_needs_two_classes(classes: float) -> None:
     with pytest.raises(ValueError, match=r"classes is .*2 or more"):
         DeepLab(tiny(Deform), classes)
+
+
+def test_a_deformable_net_compiles_as_one_graph() -> None:
+    model, image = DeepLab(tiny(Deform, replaced=1), classes=5).eval(), torch.randn(1, 3, 48, 64)
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(image), model(image))
