@@ -79,7 +79,7 @@ class Collate:
     def _size(self, sample: Sample) -> np.ndarray:
         if sample.objects is None:
             return np.full(sample.label.shape, np.nan, dtype=np.float32)
-        return object_size(sample.objects, self.size_by)
+        return object_size(sample.objects, self.size_by) * np.float32(sample.pixel)
 
 
 def _mismatch(samples: Sequence[Sample]) -> str:

@@ -19,6 +19,7 @@ class Sample:
     label:      uint8 [H, W], class ids, 255 = ignored; (H, W) = (h, w) unless only the image was resized
     objects:    int32 [H, W], 0 = no object, k = object k, -1 = unknown; None where the data have no objects
     flip_pairs: class ids that change places in a mirror image (left and right parts)
+    pixel:      side of a label pixel, in px of the image as it was annotated
     """
 
     image: NDArray[np.uint8]
@@ -26,6 +27,7 @@ class Sample:
     objects: NDArray[np.int32] | None
     name: str
     flip_pairs: tuple[tuple[int, int], ...] = ()
+    pixel: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Batch:
 
     image: float32 [N, 3, h, w], normalised, channels last in memory
     label: int64 [N, H, W], 255 = ignored; the original resolution in evaluation
-    size:  float32 [N, H, W], square root of the area of the pixel's object's box, in label pixels;
-           0 = background, NaN = unknown
+    size:  float32 [N, H, W], square root of the area of the pixel's object's box, in px of the image as
+           it was annotated in evaluation, in label pixels in training; 0 = background, NaN = unknown
     """
 
     image: Tensor

@@ -60,8 +60,9 @@ class EvaluationTransform:
         image = resize_image(sample.image, self.resize)
         if self.truth == "original" or image.shape[:2] == sample.label.shape:
             return replace(sample, image=image)
-        shape = image.shape[1::-1]
-        return _unstack(image, cv2.resize(_stack(sample), shape, interpolation=cv2.INTER_NEAREST_EXACT), sample)
+        annotation = cv2.resize(_stack(sample), image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        pixel = float(np.sqrt(sample.label.size / (image.shape[0] * image.shape[1])))
+        return replace(_unstack(image, annotation, sample), pixel=sample.pixel * pixel)
 
 
 class TrainingTransform:
@@ -129,7 +130,7 @@ def evaluation_transform(*, resize: Resize = None, truth: str | None = None) -> 
     resize: short side in px, or (short side, longest long side)
     truth:  "original" (or None): label and objects stay as they are, and the prediction is brought to their
             resolution, as in VOC's own protocol; "resized": they are resized with the image, by the nearest pixel, as
-            in the released DeepLab's evaluation on VOC. Object sizes are then in resized px too
+            in the released DeepLab's evaluation on VOC. Object sizes stay those in the image as annotated
     raises: ConfigError for a value out of range
     """
     return EvaluationTransform(resize, truth)

@@ -1,13 +1,16 @@
 """Effective dilation against closed forms and a slow loop."""
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
 from torch import Tensor
 
-from seg.analysis import DilationBySize, Recorded, effective_dilation
-from seg.models import Cells
+from seg.analysis import DilationBySize, Recorded, effective_dilation, record_offsets
+from seg.data.object_size import object_size
+from seg.models import Cells, DeepLab, Deform, tiny
 from seg.ops import sampling_positions
 
 
@@ -174,3 +177,48 @@ def test_ranks_merge_to_what_one_would_have_seen() -> None:
 def test_thresholds_out_of_order_are_refused(thresholds: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match=r"two rising sizes in px"):
         DilationBySize(thresholds)
+
+
+@pytest.mark.parametrize("by", ["object", "box"])
+def test_rows_from_an_instance_map_equal_a_slow_loop_over_pixels_and_filters(by: str) -> None:
+    objects = torch.zeros(90, 125, dtype=torch.int32)
+    objects[5:40, 10:50] = 1  # 35 x 40 px
+    objects[20:30, 30:45] = 2  # 10 x 15 px, in front of the first
+    objects[50:88, 40:120] = 3  # 38 x 80 px
+    objects[60:70, 60:100] = 0  # with a hole
+    objects[:4, :] = -1
+    size = torch.empty(90, 125)
+    corners = {}
+    for k in (1, 2, 3):
+        rows, columns = torch.where(objects == k)
+        corners[k] = (int(rows.min()), int(rows.max()), int(columns.min()), int(columns.max()))
+    side = {k: math.sqrt((b - a + 1) * (d - c + 1)) for k, (a, b, c, d) in corners.items()}
+    for y in range(90):
+        for x in range(125):
+            k = int(objects[y, x])
+            own = math.nan if k < 0 else side.get(k, 0.0)
+            around = [side[j] for j, (a, b, c, d) in corners.items() if a <= y <= b and c <= x <= d]
+            size[y, x] = own if by == "object" or not around else min(around)
+    recorded = {"layer4.0.conv2": Recorded(random(1, 18, 5, 7, seed=3), (3, 3), (1, 1), (2, 2), (2, 2), Cells(16, 2))}
+    found = DilationBySize((20, 50))
+    found.add(recorded, torch.from_numpy(object_size(objects.numpy(), by))[None], (72, 100))
+    values = slow(recorded, size[None], (72, 100), (20, 50))
+    seen = {(row["layer"], row["size"]): row for row in found.rows() if row["count"]}
+    assert seen.keys() == values.keys()
+    assert len(seen) >= 3
+    for key, expected in values.items():
+        wanted = torch.tensor(expected, dtype=torch.float64)
+        assert seen[key]["count"] == len(wanted)
+        assert seen[key]["mean"] == pytest.approx(float(wanted.mean()), abs=1e-6)
+        assert seen[key]["std"] == pytest.approx(float(wanted.std(correction=0)), abs=1e-6)
+
+
+def test_offsets_of_one_pass_alone_are_kept() -> None:
+    model = DeepLab(tiny(Deform), classes=3).eval()
+    kept: list[weakref.ref] = []
+    with torch.no_grad(), record_offsets(model) as recorded:
+        for _ in range(3):
+            model(torch.zeros(1, 3, 64, 64))
+            kept += [weakref.ref(layer.offset) for layer in recorded.values()]
+        gc.collect()
+        assert sum(offset() is not None for offset in kept) <= len(recorded) == 3

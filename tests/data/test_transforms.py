@@ -13,6 +13,7 @@ from seg.data import (
     caffe_normalization,
     evaluation_transform,
     imagenet_normalization,
+    one_batch,
     training_transform,
 )
 from seg.data.transforms import PADDING, resized_shape, rotate
@@ -217,3 +218,14 @@ def test_resized_truth_has_the_size_of_the_image_and_takes_the_pixel_under_each_
     assert found.objects.tolist() == [[k] * 6 for k in (-1, -1, 7000, 7000)]
     with pytest.raises(ConfigError, match="truth='half'"):
         evaluation_transform(truth="half")
+
+
+def test_sizes_stay_those_of_the_annotated_image_where_the_truth_is_resized() -> None:
+    label = np.zeros((90, 120), np.uint8)
+    objects = np.zeros((90, 120), np.int32)
+    label[30:60, 12:36], objects[30:60, 12:36] = 1, 1
+    sample = Sample(np.zeros((90, 120, 3), np.uint8), label, objects, "a")
+    for truth in ("original", "resized"):
+        batch = one_batch([sample], 0, evaluation_transform(resize=30, truth=truth), size_by="object")  # type: ignore[arg-type]
+        assert float(batch.size.max()) == pytest.approx((30 * 24) ** 0.5, rel=1e-6)
+        assert int((batch.size > 0).sum()) == (30 * 24 if truth == "original" else 10 * 8)
