@@ -176,7 +176,9 @@ def test_camvid_trains_from_partial_weights_and_evaluates(tmp_path: Path) -> Non
     )  # fmt: skip
     assert re.search(r"missing: .*layer4.0.conv1.weight", output)
     assert CamVid(SHARED / "camvid", "test").classes[0] == "sky"
-    table = succeed("evaluate.py", f"run={tmp_path}", "data.evaluate.split=val", "examples=1")
+    table = succeed(
+        "evaluate.py", f"run={tmp_path}", "data.evaluate.split=val", "data.evaluate_transform.resize=90", "examples=1"
+    )
     assert "deformable 3 layers" in table
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["data"]["images"] == 101
