@@ -9,14 +9,15 @@ setup:
 demo: setup
 	$(run) scripts/train.py -m experiment=demo
 	$(run) scripts/report.py runs=runs/demo
+# two processes of one thread each; a file's tests stay together, for what they share
 test: setup
-	$(run) -m pytest
+	OMP_NUM_THREADS=1 $(run) -m pytest -n 2 --dist loadfile
 check:
 	@scripts/setup.sh test,check
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	$(run) -m pytest
+	OMP_NUM_THREADS=1 $(run) -m pytest -n 2 --dist loadfile
 kernels: setup
 	$(run) -m seg.ops.build
 # Long tests: 200 kills at random moments of training, and 108,000 damaged files for the readers; about 20 minutes.
