@@ -11,6 +11,7 @@ from typing import Any
 
 from seg.engine.checkpoint import write_text
 from seg.engine.rows import append_row, write_rows
+from seg.engine.runtime import preemptible
 from seg.errors import ConfigError, Preempted
 
 
@@ -64,7 +65,8 @@ class RunFolder:
             start = time.monotonic()
             self.write_status("running")
             try:
-                yield self
+                with preemptible():
+                    yield self
             except BaseException as error:
                 stopped = isinstance(error, (Preempted, KeyboardInterrupt))
                 with contextlib.suppress(OSError):  # a full disk must not hide the error that is on its way

@@ -16,7 +16,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from seg.errors import ConfigError
+from seg.errors import ConfigError, Preempted
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -171,3 +171,26 @@ class Stop:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def preemptible() -> Iterator[None]:
+    """Raise Preempted where a signal comes inside the block but outside of a loop that listens and saves first."""
+
+    owner = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a data worker that was forked inside the block
+            os._exit(128 + number)
+        raise Preempted("stopped by a signal; run the same command again to go on")
+
+    try:
+        previous = {number: signal.signal(number, handle) for number in Stop.SIGNALS}
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from seg.data.sample import Batch
-from seg.engine import Runtime, checkpoint, evaluate
+from seg.engine import RunFolder, Runtime, checkpoint, evaluate
 from seg.engine.ranks import Ranks
 from seg.engine.runtime import Stop
 from seg.errors import Preempted
@@ -36,6 +36,16 @@ def exit_code_of(work: Callable[[], object]) -> int:
 def test_fault_56_a_second_signal_exits_at_once() -> None:
     assert exit_code_of(strike) == 1
     assert exit_code_of(lambda: (strike(), strike())) == 128 + signal.SIGTERM
+
+
+@pytest.mark.fault(56)
+def test_fault_56_a_signal_between_the_loops_leaves_the_run_preempted(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Preempted, match="run the same command again"), folder.running():
+        strike()
+    assert folder.status()["state"] == "preempted"
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.fault(56)
