@@ -4,6 +4,7 @@ import itertools
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -93,12 +94,13 @@ def predict(config: DictConfig, source: Path, output: Path, opacity: float, arch
     _check_archive(archive, tuple(state["config"]["classes"]))
     model = runtime.place(trained_model(state, config)).eval()
     images, palette = open_source(source), np.array(state["config"]["palette"], dtype=np.uint8)
+    pairs = tuple((left, right) for left, right in state["config"].get("flip_pairs", []))
     transform, normalization = build(config.data.evaluate_transform), build(config.data.normalization)
     inference, bad, good = build(config.inference), [], []
     with Progress(len(images.names), what="labelling") as progress, torch.inference_mode():
         for image in images:
             try:
-                batch = one_batch(image, 0, transform, normalization=normalization)
+                batch = replace(one_batch(image, 0, transform, normalization=normalization), flip_pairs=pairs)
                 label = inference.scores(model, batch, runtime).argmax(1)[0].cpu().numpy().astype(np.uint8)
                 write(output, image.names[0], image[0].image, label, palette, opacity)
                 good.append(image.names[0])

@@ -83,7 +83,9 @@ def comparable(config: DictConfig) -> dict[str, Any]:
 
 def names_of(data: Any) -> dict[str, Any]:
     """What the data call their classes, and how they paint them: kept with the weights, so that they go together."""
-    return {"classes": list(data.classes), "palette": data.palette.tolist()}
+    names = {"classes": list(data.classes), "palette": data.palette.tolist()}
+    # absent without pairs, as in the checkpoints of before there were any
+    return {**names, "flip_pairs": [list(pair) for pair in data.flip_pairs]} if data.flip_pairs else names
 
 
 def save_config(folder: RunFolder, config: DictConfig) -> None:

@@ -116,5 +116,5 @@ def _finished(folder: RunFolder, config: DictConfig) -> bool:
     state, _ = checkpoint.newest(folder.checkpoints)
     if state is None or state["step"] < config.trainer.iterations:
         return False
-    saved = {key: value for key, value in state["config"].items() if key not in ("classes", "palette")}
+    saved = {key: value for key, value in state["config"].items() if key not in ("classes", "palette", "flip_pairs")}
     return not differing_keys(saved, comparable(config)) and (folder.result.exists() or not config.evaluate)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from seg.data import one_batch
 from seg.data.cityscapes import CITYSCAPES_CLASSES, to_label_ids
 from seg.engine import RunFolder, checkpoint
 from seg.errors import ConfigError, DataError
@@ -35,6 +36,7 @@ def configuration(name: str, *overrides: str) -> DictConfig:
 class Names:
     classes = tuple(one.name for one in CITYSCAPES_CLASSES)
     palette = PALETTE
+    flip_pairs = ()
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,26 @@ def test_every_frame_is_labelled_and_twice_is_the_same(config: DictConfig, video
     assert (ids.mode, labels.mode, ids.size) == ("L", "P", (64, 48))
     assert np.array_equal(np.array(ids), np.array(labels))
     assert np.array_equal(np.array(labels.convert("RGB")), PALETTE[np.array(ids)])
+
+
+def test_left_and_right_classes_change_places_in_the_mirror_image(
+    config: DictConfig, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Names, "flip_pairs", ((2, 5), (7, 3)))
+    run = RunFolder(tmp_path / "run")
+    state, _ = checkpoint.newest(RunFolder(config.run).checkpoints)
+    checkpoint.save(run.checkpoints, 0, {**state, "config": names_of(Names)})
+    given = OmegaConf.merge(config, {"run": str(run.path), "inference": {"flip": True}})
+    predict(given, video, tmp_path / "labels", 0.5)
+    model = build(config.model, classes=19).eval()
+    model.load_state_dict(state["model"])
+    for frame in open_source(video):
+        image = one_batch(frame, 0, build(config.data.evaluate_transform)).image
+        with torch.no_grad():
+            plain, mirrored = model(image).softmax(1), model(image.flip(3)).softmax(1).flip(3)
+        exchanged = mirrored[:, [0, 1, 5, 7, 4, 2, 6, 3, *range(8, 19)]]
+        found = np.array(Image.open(tmp_path / "labels" / "ids" / f"{frame.names[0]}.png"))
+        assert np.array_equal(found, (plain + exchanged).argmax(1)[0].numpy())
 
 
 def test_the_cityscapes_archive_holds_label_ids(config: DictConfig, tmp_path: Path) -> None:

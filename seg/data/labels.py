@@ -83,7 +83,8 @@ def read_classes(path: Path) -> Classes:
         {"classes": [{"id": 0, "name": "road", "color": [128, 64, 128]}, ...],
          "ignore_index": 255, "background": 0, "things": [1, 2], "left_right_pairs": [[3, 5]]}
     where only "classes" is required, and in it only "name". The id that is to be ignored may be listed among the
-    classes (it must be the last then). Without "things", every class but the background is one.
+    classes (it must be the last then). Without "things", every class but the background is one. The classes of a pair,
+    ids or names, change places in a mirror image.
 
     raises: DataError that names the file and the entry
     """
@@ -125,7 +126,7 @@ def _classes(path: Path, content: dict[str, Any]) -> Classes:
         _palette(path, entries),
         ids,
         _numbers(path, "things", things, len(names)),
-        tuple(_pair(path, pair, len(names)) for pair in content.get("left_right_pairs", [])),
+        _pairs(path, content.get("left_right_pairs", []), names),
     )
 
 
@@ -157,8 +158,22 @@ def _numbers(path: Path, key: str, values: Any, classes: int) -> tuple[int, ...]
     return tuple(values)
 
 
-def _pair(path: Path, pair: Any, classes: int) -> tuple[int, int]:
-    left, *right = _numbers(path, "left_right_pairs", pair, classes)
-    if len(right) != 1:
-        raise DataError(f'{path}: "left_right_pairs" has the entry {pair!r}, expected two class ids')
-    return left, right[0]
+def _pairs(path: Path, pairs: Any, names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    if not isinstance(pairs, list):
+        raise DataError(f'{path}: "left_right_pairs" is {pairs!r}, expected a list of pairs of classes')
+    found = tuple(_pair(path, pair, names) for pair in pairs)
+    paired = [number for pair in found for number in pair]
+    repeated = [names[number] for number in dict.fromkeys(paired) if paired.count(number) > 1]
+    if repeated:
+        raise DataError(f'{path}: "left_right_pairs" has {", ".join(repeated)} twice, expected each class once at most')
+    return found
+
+
+def _pair(path: Path, pair: Any, names: tuple[str, ...]) -> tuple[int, int]:
+    """Two ids, or two names, as ids."""
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise DataError(f'{path}: "left_right_pairs" has the entry {pair!r}, expected two class ids or two names')
+    left, right = _numbers(
+        path, "left_right_pairs", [names.index(one) if one in names else one for one in pair], len(names)
+    )
+    return left, right

@@ -74,7 +74,8 @@ class Collate:
         image = torch.from_numpy(np.stack([sample.image for sample in samples]))
         label = torch.from_numpy(np.stack([sample.label for sample in samples])).long()
         size = torch.from_numpy(np.stack([self._size(sample) for sample in samples]))
-        return Batch(self.normalization(image), label, size, tuple(sample.name for sample in samples))
+        names = tuple(sample.name for sample in samples)
+        return Batch(self.normalization(image), label, size, names, samples[0].flip_pairs)
 
     def _size(self, sample: Sample) -> np.ndarray:
         if sample.objects is None:

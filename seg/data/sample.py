@@ -1,6 +1,6 @@
 """What a data set gives (Sample), what a model is fed (Batch), and what a data set is (Dataset)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,12 +38,14 @@ class Batch:
     label: int64 [N, H, W], 255 = ignored; the original resolution in evaluation
     size:  float32 [N, H, W], square root of the area of the pixel's object's box, in px of the image as
            it was annotated in evaluation, in label pixels in training; 0 = background, NaN = unknown
+    flip_pairs: class ids that change places in a mirror image
     """
 
     image: Tensor
     label: Tensor
     size: Tensor
     names: tuple[str, ...]
+    flip_pairs: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -51,11 +53,12 @@ class Batch:
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> "Batch":
         """The same batch on another device."""
         image, label, size = (x.to(device, non_blocking=non_blocking) for x in (self.image, self.label, self.size))
-        return Batch(image, label, size, self.names)
+        return replace(self, image=image, label=label, size=size)
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory; torch's DataLoader calls it by this name."""
-        return Batch(self.image.pin_memory(), self.label.pin_memory(), self.size.pin_memory(), self.names)
+        image, label, size = (x.pin_memory() for x in (self.image, self.label, self.size))
+        return replace(self, image=image, label=label, size=size)
 
 
 class Dataset(Protocol):

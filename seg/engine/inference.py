@@ -15,7 +15,8 @@ class Inference:
     """How a trained net is asked for the class of each pixel.
 
     scales: factors on the image that the net is given; the class probabilities of all of them are averaged
-    flip:   average the probabilities of the mirror image too; for classes that know no left and right
+    flip:   average the probabilities of the mirror image too, where the classes of the batch's flip_pairs have changed
+            places
     window: (height, width) in px of the image at its scale; larger images are read window by window, and where windows
             overlap their probabilities are averaged. None reads the whole image at once
     stride: (down, right) between windows in px; None is two thirds of the window
@@ -62,7 +63,7 @@ class Inference:
             for mirrored in (False, True) if self.flip else (False,):
                 given = scaled.flip(-1) if mirrored else scaled
                 found = self._windows(lambda part: logits(model, part, runtime, batch.names), given)
-                found = resize(found.flip(-1) if mirrored else found, shape)
+                found = resize(mirror(found, batch.flip_pairs) if mirrored else found, shape)
                 total = found + total.to(found.device)
         return total / (len(self.scales) * (1 + self.flip))
 
@@ -86,6 +87,19 @@ class Inference:
         if self.window is not None and self.stride is not None:
             text += f", windows of {self.window[0]}x{self.window[1]} px every {self.stride[0]}x{self.stride[1]} px"
         return text if self.plain else text + ", mean of the probabilities"
+
+
+def mirror(scores: Tensor, flip_pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """Scores [N, C, H, W] of the mirror image; the classes of a pair change places.
+
+    raises: ValueError for a pair that is not of two of the C classes
+    """
+    order = list(range(scores.shape[1]))
+    for left, right in flip_pairs:
+        if not (0 <= left < len(order) and 0 <= right < len(order)):
+            raise ValueError(f"flip_pairs has ({left}, {right}), the scores are of {len(order)} classes")
+        order[left], order[right] = right, left
+    return scores.flip(-1)[:, order]
 
 
 def forward(model: nn.Module, batch: Batch, runtime: Runtime) -> Tensor:

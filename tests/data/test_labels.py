@@ -66,6 +66,8 @@ def test_a_json_file_may_say_colours_ignored_id_things_and_pairs(tmp_path: Path)
     assert classes.names == ("sky", "left", "right")
     assert classes.palette.tolist() == [[1, 2, 3], [128, 0, 0], [0, 128, 0]]
     assert (classes.things, classes.flip_pairs) == ((1,), ((1, 2),))
+    by_name = {**content, "left_right_pairs": [["right", "left"]]}
+    assert read_classes(classes_file(tmp_path, by_name)).flip_pairs == ((2, 1),)
     assert classes.label(np.array([[0, 2, 3]], dtype=np.uint8), "m.png").tolist() == [[0, 2, 255]]
 
 
@@ -81,6 +83,14 @@ def test_a_json_file_may_say_colours_ignored_id_things_and_pairs(tmp_path: Path)
         ({"classes": [{"name": "a"}, {"name": "b", "color": [0, 0, 256]}]}, "colour .* of class 'b'"),
         ({"classes": [{"name": "a"}, {"name": "b"}], "things": [2]}, '"things" is'),
         ({"classes": [{"name": "a"}, {"name": "b"}], "left_right_pairs": [[0, 1, 1]]}, "expected two class ids"),
+        ({"classes": [{"name": "a"}, {"name": "b"}], "left_right_pairs": [0, 1]}, "has the entry 0, expected two"),
+        ({"classes": [{"name": "a"}, {"name": "b"}], "left_right_pairs": {"a": "b"}}, "expected a list of pairs"),
+        ({"classes": [{"name": "a"}, {"name": "b"}], "left_right_pairs": [["a", "c"]]}, "class ids from 0 to 1"),
+        ({"classes": [{"name": "a"}, {"name": "b"}], "left_right_pairs": [[1, 1]]}, "has b twice"),
+        (
+            {"classes": [{"name": "a"}, {"name": "b"}, {"name": "c"}], "left_right_pairs": [[0, 1], [2, 0]]},
+            "has a twice, expected each class once",
+        ),
         ({"classes": [{"name": "a"}, {"name": "b"}, {"name": "c"}], "ignore_index": 1}, "ignored id 1"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from seg.data import VOC
+from seg.data import VOC, evaluate_loader, evaluation_transform
 from seg.data.voc import augmented_ids
 from seg.errors import ConfigError, DataError
 
@@ -20,6 +20,14 @@ def voc2012(voc_root: Path) -> Path:
 def test_the_root_may_be_any_folder_down_to_voc2012(voc_root: Path, start: str) -> None:
     data = VOC(voc_root / start, "val")
     assert (data.names, data.object_source, len(data.classes)) == (["2007_000003"], "masks", 21)
+
+
+def test_only_vocs_classes_and_ids_go_by_its_name(voc_root: Path) -> None:
+    assert VOC(voc_root, "val").name == VOC(voc_root / "VOCdevkit" / "VOC2012", "val").name == "PASCAL VOC"
+    (voc2012(voc_root) / "ImageSets" / "Segmentation" / "val.txt").write_text("000000000139\n")
+    assert VOC(voc_root, "val").name == VOC(voc_root / "VOCdevkit" / "VOC2012", "val").name == "voc"
+    (voc_root / "classes.json").write_text(json.dumps({"classes": [{"name": name} for name in ("a", "b", "c")]}))
+    assert VOC(voc_root, "train").name == "voc"
 
 
 def test_objects_are_unknown_on_contours_and_where_the_label_is_ignored(
@@ -54,6 +62,7 @@ def test_a_list_of_classes_beside_the_images_names_other_classes(voc_root: Path,
     data = VOC(voc_root, "val")
     assert data.classes == ("background", "left", "right")
     assert data.flip_pairs == data[0].flip_pairs == ((1, 2),)
+    assert next(iter(evaluate_loader(data, evaluation_transform()))).to("cpu").flip_pairs == ((1, 2),)
 
 
 def test_the_augmented_list_is_train_and_sbd_without_val() -> None:

@@ -46,6 +46,25 @@ def test_scales_and_mirror_images_are_averaged_as_probabilities() -> None:
     assert torch.allclose(found.sum(1), torch.ones(1, 17, 23), atol=1e-5)
 
 
+def test_left_and_right_classes_change_places_in_the_mirror_image() -> None:
+    class Columns(nn.Module):
+        """Class k where the column's value is k: what it says of a mirror image, a left part is a right one."""
+
+        def forward(self, image: Tensor) -> Tensor:
+            return torch.where(image[:, :1] == torch.arange(4.0).view(1, 4, 1, 1), 50.0, 0.0)
+
+    columns = torch.tensor([[1.0, 1.0, 3.0, 2.0, 0.0]])
+    image = columns.expand(1, 3, 2, 5)
+    batch = Batch(image, torch.zeros(1, 2, 5).long(), torch.zeros(1, 2, 5), ("a",), flip_pairs=((1, 3),))
+    found = scores(Columns(), batch, flip=True)[0, :, 0]
+    # by hand: half of each column's own class, half of what the net says of it when it is mirrored, exchanged
+    expected = torch.tensor([[0, 0, 0, 0, 1], [0.5, 0.5, 0.5, 0, 0], [0, 0, 0, 1, 0], [0.5, 0.5, 0.5, 0, 0]])
+    assert torch.allclose(found, expected, atol=1e-5)
+    wrong = Batch(batch.image, batch.label, batch.size, batch.names, flip_pairs=((1, 4),))
+    with pytest.raises(ValueError, match=r"flip_pairs has \(1, 4\), the scores are of 4 classes"):
+        scores(Columns(), wrong, flip=True)
+
+
 def test_windows_cover_every_pixel_and_overlaps_are_averaged() -> None:
     net, batch = a_net(), a_batch()
     total, count = torch.zeros(1, 4, 17, 23), torch.zeros(17, 23)
