@@ -164,7 +164,7 @@ def _facts(config: DictConfig, data: Any, runtime: Runtime, images: int) -> dict
         "device": f"{device_name(runtime.device)}, {torch.get_num_threads()} threads, {runtime.precision}",
         "command": shlex.join(["python", *sys.argv]),
         "budget": f"{config.trainer.iterations} steps of batch {config.data.batch_size * config.trainer.accumulate}",
-        "data": {"name": config.data.name, "split": data.split, "images": images},
+        "data": {"name": data.name, "split": data.split, "images": images},
         "object_sizes": data.object_source,
         "protocol": protocol(data, config, images, str(_inference(config))),
     }
@@ -216,7 +216,7 @@ def evaluate_folder_of_predictions(
         "commit": commit(),
         "versions": versions(),
         "command": shlex.join(["python", *sys.argv]),
-        "data": {"name": config.data.name, "split": data.split, "images": len(data)},
+        "data": {"name": data.name, "split": data.split, "images": len(data)},
         "object_sizes": data.object_source,
         "protocol": protocol(data, config, len(data), "predictions as given"),
         **evaluation.scores(data.classes),

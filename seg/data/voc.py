@@ -1,8 +1,9 @@
 """PASCAL VOC 2012 for segmentation, with or without SBD; any data set in VOC layout."""
 
+import re
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
+VOC_ID = re.compile(r"20\d\d_\d{6}")  # year and number
 HINT = "give the folder that holds JPEGImages, SegmentationClass and ImageSets/Segmentation, or VOCdevkit"
 SBD_HINT = "give the folder that holds SBD's img, cls, inst, train.txt and val.txt (benchmark_RELEASE/dataset)"
 BAD_MAT = (
@@ -39,6 +41,7 @@ class VOC(FileDataset):
 
     A classes.json beside JPEGImages (or in root) names other classes than VOC's 21; see seg.data.labels.read_classes.
     In SegmentationObject, 255 and the pixels of no object that are ignored are of unknown size.
+    name is "PASCAL VOC" for VOC's classes and ids alone; other images in this layout go by their folder's name.
     raises: DataError for a root, list or file that is missing or bad, ConfigError for train_aug without sbd_root
     """
 
@@ -56,7 +59,8 @@ class VOC(FileDataset):
             entries = _augmented(folder, lists, sbd_root)
         else:
             entries = [_voc_entry(folder, name) for name in read_ids(lists / f"{split}.txt")]
-        super().__init__("voc", split, entries, _classes(folder, Path(root)), things)
+        classes = _classes(folder, Path(root))
+        super().__init__(_name(folder, classes, entries), split, entries, classes, things)
 
     def read_label(self, entry: Entry) -> NDArray[np.uint8]:
         if entry.label.suffix == ".mat":
@@ -115,6 +119,14 @@ def _sbd_entry(folder: Path, sbd: Path, name: str, with_objects: bool) -> Entry:
     if not image.is_file():
         image = sbd / "img" / f"{name}.jpg"
     return Entry(name, image, sbd / "cls" / f"{name}.mat", sbd / "inst" / f"{name}.mat" if with_objects else None)
+
+
+def _name(folder: Path, classes: Classes, entries: Iterable[Entry]) -> str:
+    """What results call the data: no number on other images may pass for one on VOC."""
+    if classes.names == VOC_CLASSES and all(VOC_ID.fullmatch(entry.name) for entry in entries):
+        return "PASCAL VOC"
+    own = (path.name for path in (folder.resolve(), *folder.resolve().parents))
+    return next((name for name in own if name and name not in ("VOC2012", "VOCdevkit")), "unnamed data")
 
 
 def _classes(folder: Path, root: Path) -> Classes:

@@ -15,8 +15,8 @@ TABLE_2_NET = "R-FCN with 3 deformable layers on VOC 2007 test"
 
 _ATROUS = {2: (69.7, 70.4), 4: (73.1, 71.9), 6: (73.6, 72.7), 8: (73.2, 72.4)}  # table 3
 _DEFORMABLE = {1: (73.9, 73.5), 2: (74.8, 74.4), 3: (75.2, 75.2), 6: (74.8, 75.1)}  # table 1
-_DATA = {"voc": "DeepLab, VOC 2012 val", "cityscapes": "DeepLab, Cityscapes val"}
-_CLASSES = {"voc": 21, "cityscapes": 19}
+_DATA = {"PASCAL VOC": "DeepLab, VOC 2012 val", "cityscapes": "DeepLab, Cityscapes val"}
+_SIZE = {"PASCAL VOC": (21, 1449), "cityscapes": (19, 500)}  # classes, and images in val
 
 # table 2, mean ± std; res5a, b, c are layer4.0, 1, 2 in torchvision's names
 TABLE_2 = (
@@ -27,15 +27,15 @@ TABLE_2 = (
 
 
 def subject(runs: Sequence[Run]) -> str:
-    """The paper's data set that the results are of, "" for none: VOC's layout may hold images of other classes."""
+    """The paper's data set that the results are of, "" for none: the whole of its val split, with its classes."""
     result = next(run.result for run in runs if run.result)
-    name = str(result.data["name"]).lower()
-    return name if len(result.iou) in (0, _CLASSES.get(name)) else ""
+    name = str(result.data["name"])
+    return name if (len(result.iou), result.data.get("images")) == _SIZE.get(name) else ""
 
 
 def column(data: str) -> str | None:
     """The name of the paper's column for a data set, None where the paper has no number for it."""
-    return _DATA.get(data.lower())
+    return _DATA.get(data)
 
 
 def miou(data: str, label: str) -> float | None:
@@ -45,5 +45,5 @@ def miou(data: str, label: str) -> float | None:
     for pattern, values in ((r"dilated (\d+)", _ATROUS), (r"deformable (\d+) layers?", _DEFORMABLE)):
         match = re.fullmatch(pattern, label)
         if match and int(match[1]) in values:
-            return values[int(match[1])][list(_DATA).index(data.lower())] / 100
+            return values[int(match[1])][list(_DATA).index(data)] / 100
     return None

@@ -137,7 +137,7 @@ def test_best_marks_the_highest_and_what_prints_the_same() -> None:
     assert not any(cell.best for cell in best_of([Cell("0.000", 0.0), Cell("0.000", 0.0), Cell("–")]))
 
 
-@pytest.mark.parametrize(("data", "expected"), [("voc", "0.731"), ("cityscapes", "0.719")])
+@pytest.mark.parametrize(("data", "expected"), [("PASCAL VOC", "0.731"), ("cityscapes", "0.719")])
 def test_papers_column_stands_under_its_name(write_run: Write, data: str, expected: str) -> None:
     folder = write_run("a", result("dilated 4")).parent
     table = tables.ablation(gather(read_runs(folder)), gather(read_runs(folder))[0], data)
@@ -145,12 +145,22 @@ def test_papers_column_stands_under_its_name(write_run: Write, data: str, expect
     assert table.rows[0][1][-1].text == expected
 
 
-def test_papers_numbers_stand_beside_the_papers_classes_only(write_run: Write) -> None:
-    data = {"name": "voc", "split": "val"}
-    runs = read_runs(write_run("a", result("dilated 4", data=data)).parent)
-    assert paper.subject(runs) == ""  # three classes: other images in VOC's layout
-    runs = read_runs(write_run("b/c", result("dilated 4", data=data, iou={str(k): 0.5 for k in range(21)})).parent)
-    assert paper.subject(runs) == "voc"
+@pytest.mark.parametrize(
+    ("name", "classes", "images", "expected"),
+    [
+        ("PASCAL VOC", 21, 1449, "PASCAL VOC"),
+        ("PASCAL VOC", 21, 100, ""),
+        ("cityscapes", 19, 500, "cityscapes"),
+        ("cityscapes", 11, 500, ""),
+        ("my pictures", 21, 1449, ""),
+    ],
+)
+def test_papers_numbers_stand_beside_its_whole_val_split_only(
+    write_run: Write, name: str, classes: int, images: int, expected: str
+) -> None:
+    data = {"name": name, "split": "val", "images": images}
+    runs = read_runs(write_run("a", result("dilated 4", data=data, iou={str(k): 0.5 for k in range(classes)})).parent)
+    assert paper.subject(runs) == expected
 
 
 def test_other_data_has_no_column_of_the_paper(runs: list[Run]) -> None:
@@ -160,7 +170,7 @@ def test_other_data_has_no_column_of_the_paper(runs: list[Run]) -> None:
 
 def test_variant_that_the_paper_lacks_has_no_number_of_it(write_run: Write) -> None:
     variants = gather(read_runs(write_run("a", result("dilated 3")).parent))
-    assert tables.ablation(variants, variants[0], "voc").rows[0][1][-1].text == "–"
+    assert tables.ablation(variants, variants[0], "PASCAL VOC").rows[0][1][-1].text == "–"
 
 
 def test_markdown_escapes_what_would_break_a_table() -> None:
