@@ -57,11 +57,13 @@ def test_every_data_set_and_optimizer_is_a_valid_call(data: str, optimizer: str)
 def test_every_variant_composes_to_the_net_that_it_names(variant: str) -> None:
     config = configuration(f"variant={variant}")
     check(config)
-    kind, number, *groups = variant.replace("_groups", "").split("_")
+    kind, number, *changed = variant.split("_")
     assert choices("conv").count(kind) == 1
     assert config.conv._target_.lower().endswith("." + kind)
     assert (config.conv.dilation if kind == "dilated" else config.trunk.replaced) == int(number)
-    assert config.conv.get("offset_groups", 1) == int(*groups or [1])
+    assert config.conv.get("offset_groups", 1) == (int(changed[1]) if "groups" in changed else 1)
+    assert config.conv.get("offset_dilation", 1) == (2 if "wide" in changed else 1)
+    assert config.optimizer.offset_lr == (0.1 if "slow" in changed else 1.0)
 
 
 def test_no_two_variants_have_the_same_label() -> None:
@@ -80,6 +82,36 @@ def test_an_ablation_is_whole_in_its_file(path: Path) -> None:
     assert len(set(variants)) == len(variants) >= 4
     for variant in variants:
         build(configuration(f"experiment=ablation/{path.stem}", f"variant={variant}", "head.hidden=8").model, classes=3)
+
+
+EVIDENCE = sorted((ROOT / "conf/experiment/evidence").glob("creatures*.yaml"))
+
+
+def parameters(experiment: str, variant: str) -> int:
+    config = configuration(f"experiment=evidence/{experiment}", f"variant={variant}")
+    return sum(value.numel() for value in build(config.model, classes=5).parameters())
+
+
+@pytest.mark.parametrize("path", EVIDENCE, ids=lambda path: path.stem)
+def test_evidence_differs_in_what_it_says_alone(path: Path) -> None:
+    """One budget, one trunk, the test split, and the same seeds first, but for what the experiment is about."""
+    sweep = OmegaConf.load(path).hydra
+    assert sweep.sweep.dir == f"runs/evidence/{path.stem}"
+    assert "0,1,2".startswith(str(sweep.sweeper.params.seed))
+    variant = sweep.sweeper.params.variant.split(",")[0]
+    names = (f"evidence/{path.stem}", "evidence/creatures")
+    config, main = (OmegaConf.to_container(configuration(f"experiment={name}", f"variant={variant}")) for name in names)
+    assert config["data"]["evaluate"]["split"] == "test" != config["data"]["train"]["split"]
+    different = {key for key in main if key != "label" and main[key] != config[key]}
+    about = {"control": {"trunk"}, "longer": {"trainer"}, "small": {"trunk", "head"}, "background": {"data"}}
+    assert different == about.get(path.stem.rpartition("_")[2], set())
+
+
+def test_the_control_has_no_fewer_parameters_than_the_deformable_net_and_few_more() -> None:
+    deformable = parameters("creatures", "deform_3")
+    for variant in ("dilated_2", "dilated_4"):
+        assert parameters("creatures", variant) < 0.9 * deformable
+        assert deformable <= parameters("creatures_control", variant) <= 1.02 * deformable
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").rglob("*.yaml")), ids=lambda path: path.stem)

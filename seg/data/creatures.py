@@ -2,13 +2,16 @@
 
 Every creature is an ellipse of the same texture. Its class is told by one small coloured head at one end alone, so a
 pixel at the tail must fetch the head's colour from as far as the body is long, and bodies are 20 to 140 px long.
-The set shows a mechanism; it says nothing about natural images.
+On plain ground a background pixel is told by its own colour; on ground of the bodies' texture it has to look as far as
+the next outline. The set shows a mechanism; it says nothing about natural images.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from seg.data.sample import Array, Sample
 from seg.errors import ConfigError
@@ -21,6 +24,9 @@ ASPECT = (1.3, 3.2)  # length over width
 BODIES = (3, 7)
 BODY_COLOUR = np.array([150, 118, 92], dtype=np.float32)
 BACKGROUND_COLOUR = np.array([112, 112, 112], dtype=np.float32)
+OUTLINE_COLOUR = np.array([84, 66, 52], dtype=np.float32)
+OUTLINE = 2  # px, its width inside a body
+GROUNDS = ("plain", "body")
 NOISE = 14.0  # standard deviation of the texture, grey levels
 TRIES = 12  # places tried before a body is made shorter
 SHORTER = 0.85
@@ -42,8 +48,11 @@ class Body(NamedTuple):
 class Creatures:
     """The data set; every image is a function of (seed, split, index) alone and is drawn when first asked for.
 
-    images: how many; 1500 for training and 200 for validation and test unless given
-    size:   height and width in px
+    images:      how many; 1500 for training and 200 for validation and test unless given
+    size:        height and width in px
+    half_length: shortest and longest half length of a body in px; none is longer than 0.45 of the image's side
+    ground:      "plain", or "body": the same scenes with the bodies' texture as ground, and an outline around each body
+    raises:      ConfigError where an argument is out of range
     """
 
     name = "creatures"
@@ -52,15 +61,27 @@ class Creatures:
     object_source = "masks"
     flip_pairs: tuple[tuple[int, int], ...] = ()
 
-    def __init__(self, split: str = "train", *, images: int | None = None, seed: int = 0, size: int = 160) -> None:
-        if split not in SPLITS:
-            raise ConfigError(f"split={split!r}: creatures has {', '.join(SPLITS)}")
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        images: int | None = None,
+        seed: int = 0,
+        size: int = 160,
+        half_length: Sequence[float] = HALF_LENGTH,
+        ground: str = "plain",
+    ) -> None:
+        for key, value, choices in (("split", split, tuple(SPLITS)), ("ground", ground, GROUNDS)):
+            if value not in choices:
+                raise ConfigError(f"{key}={value!r}: creatures has {', '.join(choices)}")
         self.split = split
         self.images = SPLITS[split] if images is None else images
         self.seed = seed
         self.size = size
         if self.images < 1 or size < 64:
             raise ConfigError(f"images={images}, size={size}: creatures needs at least 1 image of at least 64 px")
+        self.half_length = _checked(half_length, size)
+        self.ground = ground
         self.names = [f"{split}_{index:05d}" for index in range(self.images)]
         self._drawn: dict[int, tuple[Array, Array, Array]] = {}
 
@@ -90,25 +111,37 @@ class Creatures:
         rng = self._rng(index)
         bodies, objects, heads = self._place(rng)
         kinds = np.array([0] + [body.kind for body in bodies], dtype=np.uint8)
-        return _paint(objects, heads, kinds, rng), kinds[objects], objects
+        return _paint(objects, heads, kinds, rng, self.ground), kinds[objects], objects
 
     def _place(self, rng: np.random.Generator) -> tuple[list[Body], Array, Array]:
         """Bodies side by side, the longest first, since it is the hardest to find a place for."""
         count = rng.integers(BODIES[0], BODIES[1], endpoint=True)
-        longest = min(HALF_LENGTH[1], 0.45 * self.size)
-        wanted = np.exp(rng.uniform(np.log(HALF_LENGTH[0]), np.log(longest), count))
+        shortest, longest = self.half_length
+        wanted = np.exp(rng.uniform(np.log(shortest), np.log(longest), count))
         objects = np.zeros((self.size, self.size), dtype=np.uint8)
         heads = np.zeros_like(objects)
         bodies: list[Body] = []
         for half_length in np.sort(wanted)[::-1]:
-            body = _find_place(float(half_length), objects, heads, len(bodies) + 1, rng)
+            body = _find_place(float(half_length), shortest, objects, heads, len(bodies) + 1, rng)
             bodies += [] if body is None else [body]
         return bodies, objects, heads
 
 
-def _find_place(half_length: float, objects: Array, heads: Array, number: int, rng: np.random.Generator) -> Body | None:
+def _checked(half_length: Sequence[float], size: int) -> tuple[float, float]:
+    """Shortest and longest half length, the longest such that it fits into an image."""
+    if len(half_length) != 2 or not HEAD[0] / (1 - HEAD[1]) < half_length[0] <= min(half_length[1], 0.45 * size):
+        raise ConfigError(
+            f"half_length={list(half_length)}, size={size}: expected the shortest and the longest half length in px, "
+            f"the shortest from 3 to 0.45 of the image's side, which is {0.45 * size:g}"
+        )
+    return float(half_length[0]), min(float(half_length[1]), 0.45 * size)
+
+
+def _find_place(
+    half_length: float, shortest: float, objects: Array, heads: Array, number: int, rng: np.random.Generator
+) -> Body | None:
     """Draws a body where nothing is yet into objects and heads; shorter if there is no room, none if there is none."""
-    while half_length >= HALF_LENGTH[0]:
+    while half_length >= shortest:
         for _ in range(TRIES):
             body = _random_body(half_length, objects.shape[0], rng)
             if _stamp(body, objects, heads, number):
@@ -150,10 +183,12 @@ def _stamp(body: Body, objects: Array, heads: Array, number: int) -> bool:
     return True
 
 
-def _paint(objects: Array, heads: Array, kinds: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _paint(objects: Array, heads: Array, kinds: Array, rng: np.random.Generator, ground: str) -> NDArray[np.uint8]:
     """RGB uint8 [H, W, 3]: one texture for every body, a colour for every head, noise over everything."""
-    colours = np.where(objects[..., None] > 0, BODY_COLOUR, BACKGROUND_COLOUR)
-    head = heads > 0
+    body, head = objects > 0, heads > 0
+    colours = np.where(body[..., None] | (ground == "body"), BODY_COLOUR, BACKGROUND_COLOUR)
+    if ground == "body":
+        colours[body & ~ndimage.binary_erosion(body, iterations=OUTLINE)] = OUTLINE_COLOUR
     colours[head] = PALETTE[kinds[objects[head]]]
     noise = rng.standard_normal(colours.shape, dtype=np.float32)
     image: NDArray[np.uint8] = np.clip(colours + NOISE * noise, 0, 255).astype(np.uint8)

@@ -89,6 +89,44 @@ def test_lengths_span_a_sevenfold_range() -> None:
     assert 63 < lengths.max() <= 70
 
 
+def test_half_lengths_can_be_chosen_beyond_those_of_training() -> None:
+    data = Creatures("test", images=12, size=320, half_length=(70, 110))
+    lengths = np.concatenate([data.lengths(index) for index in range(len(data))])
+    assert len(lengths) >= 24
+    assert 70 <= lengths.min() < 80
+    assert 100 < lengths.max() <= 110
+
+
+def test_ground_of_the_bodies_texture_changes_the_paint_alone() -> None:
+    plain, body = (Creatures("val", images=8, ground=ground) for ground in ("plain", "body"))
+    grounds, insides = [], []
+    for index in range(len(plain)):
+        np.testing.assert_array_equal(body[index].label, plain[index].label)
+        np.testing.assert_array_equal(body[index].objects, plain[index].objects)
+        inside = ndimage.binary_erosion(body[index].label > 0, iterations=4)
+        coloured = ndimage.binary_dilation(np.ptp(body[index].image.astype(int), axis=2) > 130, iterations=9)
+        grounds.append(body[index].image[body[index].label == 0])
+        insides.append(body[index].image[inside & ~coloured])
+    ground, inside = np.concatenate(grounds), np.concatenate(insides)
+    np.testing.assert_allclose(ground.mean(0), inside.mean(0), atol=0.5)
+    np.testing.assert_allclose(ground.std(0), inside.std(0), atol=0.5)
+
+
+def test_an_outline_parts_each_body_from_ground_of_its_texture() -> None:
+    sample = Creatures("val", images=1, ground="body")[0]
+    edge = (sample.label > 0) & ~ndimage.binary_erosion(sample.label > 0)
+    dark = sample.image.mean(axis=2) < 0.8 * sample.image[sample.label == 0].mean()
+    assert dark[edge].mean() > 0.75, "all but the heads' edges"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"half_length": (70, 20)}, {"half_length": (2, 20)}, {"half_length": (80, 90)}, {"ground": "grey"}]
+)
+def test_impossible_scenes_are_refused(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Creatures("val", **wrong)
+
+
 def test_an_unknown_split_is_refused_with_the_choices() -> None:
     with pytest.raises(ConfigError, match=r"split='training': creatures has train, val, test"):
         Creatures("training")
