@@ -42,10 +42,15 @@ def folder_name(overrides: list[str]) -> str:
     kept = [
         text for text in kept if not any(text == key or text.startswith((key + "=", key + ".")) for key in NOT_IN_NAME)
     ]
-    name = ",".join(sorted(kept)).replace("/", ".").replace(" ", "")
-    if len(name) > LONGEST_NAME:  # what is cut off still tells folders apart
-        name = f"{name[: LONGEST_NAME - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    name = _joined(sorted(kept))
+    if len(name) > LONGEST_NAME:  # what is cut off still tells folders apart; what a person looks for stays
+        first = sorted(kept, key=lambda text: (not text.startswith(("variant=", "seed=")), text))
+        name = f"{_joined(first)[: LONGEST_NAME - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     return name or "default"
+
+
+def _joined(overrides: list[str]) -> str:
+    return ",".join(overrides).replace("/", ".").replace(" ", "")
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
