@@ -215,6 +215,7 @@ def test_long_folder_names_stay_apart_where_they_differ_at_the_end() -> None:
     names = [folder_name([f"data.{'x' * 300}=1", f"variant={variant}"]) for variant in ("dilated_2", "deform_3")]
     assert len(set(names)) == 2
     assert max(map(len, names)) <= 200
+    assert [name.partition(",")[0] for name in names] == ["variant=dilated_2", "variant=deform_3"]
 
 
 def test_commands_work_from_another_folder(tmp_path: Path) -> None:
