@@ -180,10 +180,19 @@ def _distribution(layer: str, rows: Sequence[Histogram]) -> Panel:
             axes.stairs(*density, color=colour, fill=True, alpha=0.12)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
-        axes.set_xlabel("effective dilation, cells")
+        _dilation_axis(axes, rows)
         axes.legend(frameon=False, fontsize=9.5, labelcolor="linecolor", handlelength=1.2)
 
     return Panel(layer, f"Distribution of the effective dilation in {layer}, by object size", draw)
+
+
+def _dilation_axis(axes: Axes, rows: Sequence[Histogram]) -> None:
+    """As far as there are filters; the last bin holds all beyond it, so its end reads 20+."""
+    edges = rows[0].edges
+    ends = [edges[k + 1] for row in rows if row.edges == edges for k, count in enumerate(row.counts) if count]
+    axes.set_xlim(0, max(ends, default=edges[-1]))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}" + ("+" if value >= edges[-1] else ""))
+    axes.set_xlabel("effective dilation, cells")
 
 
 def _density(rows: Sequence[Histogram]) -> tuple[np.ndarray, np.ndarray] | None:

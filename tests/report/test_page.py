@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from seg.errors import ConfigError, DataError
-from seg.report import html, write_report
-from seg.report.figures import spread
+from seg.report import html, panels, write_report
+from seg.report.figures import as_svg, spread
 from seg.report.headline import headline, notes
 from seg.report.pictures import Photos, best_and_worst
 from seg.report.reading import read_runs
@@ -156,6 +156,17 @@ def test_page_draws_all_points_of_each_level(report: Path) -> None:
         dots = re.search(rf'level-{level}"><path class="halo" d="([^"]*)"', text)
         assert dots is not None
         assert dots[1].count("M") == 9**level
+
+
+@pytest.mark.parametrize(("counts", "expected", "absent"), [([0, 1, 0, 1], "20+", "20"), ([0, 1, 0, 0], "10", "20+")])
+def test_the_last_bin_of_a_distribution_has_no_upper_end(
+    write_run: Write, counts: list[int], expected: str, absent: str
+) -> None:
+    rows = [{"layer": "a", "size": "small", "edges": [0.0, 5.0, 10.0, 15.0, 20.0], "counts": counts}]
+    runs = read_runs(write_run("one", result("deformable 3 layers", effective_dilation_histogram=rows)))
+    ticks = re.findall(r">([\d.+]+)</text>", as_svg(panels.distributions(gather(runs)[0])[0], "x"))
+    assert expected in ticks
+    assert absent not in ticks
 
 
 def test_same_photograph_is_embedded_once(report: Path) -> None:
