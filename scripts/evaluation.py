@@ -21,7 +21,7 @@ from seg.engine import Evaluation, Inference, RunFolder, Runtime, checkpoint, ev
 from seg.engine.official import official_scores
 from seg.engine.predictions import evaluate_predictions, find_predictions
 from seg.engine.ranks import Ranks
-from seg.engine.runtime import commit, device_name, versions
+from seg.engine.runtime import commit, versions
 from seg.errors import ConfigError
 from seg.ops import backend
 
@@ -161,7 +161,7 @@ def _facts(config: DictConfig, data: Any, runtime: Runtime, images: int) -> dict
         "commit": commit(),
         "versions": versions(),
         "backend": backend(runtime.device.type),
-        "device": f"{device_name(runtime.device)}, {torch.get_num_threads()} threads, {runtime.precision}",
+        "device": runtime.describe(),
         "command": shlex.join(["python", *sys.argv]),
         "budget": f"{config.trainer.iterations} steps of batch {config.data.batch_size * config.trainer.accumulate}",
         "data": {"name": data.name, "split": data.split, "images": images},

@@ -87,7 +87,9 @@ class Runtime:
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
 
     def describe(self) -> str:
-        threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
+        """What the numbers were computed on: "AMD EPYC, 2 threads, fp32"."""
+        count = torch.get_num_threads()
+        threads = f", {count} thread{'' if count == 1 else 's'}" if self.device.type == "cpu" else ""
         return f"{device_name(self.device)}{threads}, {self.precision}"
 
 
