@@ -37,9 +37,10 @@ struct Cursor {
 };
 
 // Puts the weights of one (channel, tap) for a vector of outputs in place.
-template <typename T>
-SEG_HD void put(V<T> value, const ForwardPanels<Plain<T>>& panels, const Cursor& at, T* out) {
-  store<T>(value, out + panels.at(0, 0, at.tap, at.channel));
+template <typename Product>
+SEG_HD void put(V<typename Product::Word> value, const ForwardPanels<Product>& panels, const Cursor& at,
+                typename Product::Word* out) {
+  store<typename Product::Word>(value, out + panels.at(0, 0, at.tap, at.channel));
 }
 
 #if defined(__AVX512BF16__)
@@ -51,23 +52,26 @@ SEG_HD void put(V<float> value, const ForwardPanels<Pairs>& panels, const Cursor
 }
 #endif
 
-// One vector of outputs: rows `first` to `first + lanes` of the weight; those past `last` repeat the last one, and
-// fill columns that nobody reads.
-template <typename T, typename Product>
-void pack_outputs(const Weight& weight, const ForwardPanels<Product>& panels, Cursor cursor, int64_t first, int64_t last,
+// One vector of outputs: rows `first` to `first + lanes` of the weight, each of `cursor`'s taps x channels; those past
+// `last` repeat the last one, and fill columns that nobody reads.
+template <typename From, typename Product>
+void pack_outputs(const From* data, Cursor cursor, int64_t first, int64_t last, ForwardPanels<Product> panels,
                   typename Product::Word* out) {
-  using S = Compute<T>;
+  using S = Compute<From>;
   constexpr int lanes = kLanes<S>;
   const int64_t length = cursor.taps * cursor.channels;
-  const T* row[lanes];
-  for (int i = 0; i < lanes; ++i) {
-    row[i] = static_cast<const T*>(weight.data) + (first + i < last ? first + i : last) * length;
-  }
+  const From* row[lanes];
+  for (int i = 0; i < lanes; ++i) row[i] = data + (first + i < last ? first + i : last) * length;
   V<S> values[lanes] = {};
   int64_t at = 0;
   for (; at + lanes <= length; at += lanes) {
-    for (int i = 0; i < lanes; ++i) values[i] = load(row[i] + at);
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) {
+      values[i] = load(row[i] + at);
+      __builtin_prefetch(row[i] + at + 4 * lanes);  // more streams than the processor follows by itself
+    }
     transpose<S>(values);
+#pragma GCC unroll 16
     for (int i = 0; i < lanes; ++i, cursor.next()) put(values[i], panels, cursor, out);
   }
   for (; at < length; ++at, cursor.next()) {
@@ -90,15 +94,21 @@ size_t packed_forward_bytes(const Conv& conv) {
 // A task is half a panel: one vector of outputs.
 template <typename T, typename Product>
 void pack_forward(const Conv& conv, const Weight& weight, void* packed, int64_t begin, int64_t end) {
+  using Word = typename Product::Word;
   const ForwardPanels<Product> panels(conv);
-  const int64_t lanes = panels.width / 2;
-  const Cursor cursor{conv.taps(), conv.group_channels(), weight.taps_first};
+  const int64_t lanes = panels.width / 2, channels = conv.group_channels();
   for (int64_t task = begin; task < end; ++task) {
     const int64_t group = task / (2 * panels.count), panel = task / 2 % panels.count, half = task % 2;
     const int64_t first = group * conv.group_outputs() + panel * panels.width + half * lanes;
     const int64_t last = (group + 1) * conv.group_outputs() - 1;
-    auto* out = static_cast<typename Product::Word*>(packed) + panels.at(group, panel, 0, 0) + half * lanes;
-    pack_outputs<T, Product>(weight, panels, cursor, first, last, out);
+    Word* out = static_cast<Word*>(packed) + panels.at(group, panel, 0, 0) + half * lanes;
+    if (Product::depth == 2 && weight.taps_first && channels % 2 == 0) {  // the panel's words, as they are
+      const Cursor words{conv.taps(), channels / 2, true};
+      pack_outputs<Word, Product>(static_cast<const Word*>(weight.data), words, first, last, panels, out);
+    } else {
+      const Cursor elements{conv.taps(), channels, weight.taps_first};
+      pack_outputs<T, Product>(static_cast<const T*>(weight.data), elements, first, last, panels, out);
+    }
   }
 }
 

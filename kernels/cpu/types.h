@@ -38,10 +38,15 @@ template <>
 struct ComputeOf<double> {
   using type = double;
 };
+template <>
+struct ComputeOf<uint32_t> {  // words that are moved, not computed with
+  using type = uint32_t;
+};
 template <typename T>
 using Compute = typename ComputeOf<T>::type;
 
 SEG_HD float widen(float value) { return value; }
+SEG_HD uint32_t widen(uint32_t word) { return word; }
 SEG_HD double widen(double value) { return value; }
 SEG_HD float widen(BF16 value) { return float_of(static_cast<uint32_t>(value.bits) << 16); }
 
