@@ -1,18 +1,15 @@
 """PASCAL VOC 2012 for segmentation, with or without SBD; any data set in VOC layout."""
 
 import re
-import struct
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import scipy.io
-import scipy.io.matlab
 from numpy.typing import NDArray
 
 from seg.data.files import Entry, FileDataset, find_root, read_ids
 from seg.data.labels import Classes, read_classes, voc_palette
+from seg.data.mat import read_mat
 from seg.errors import ConfigError, DataError
 
 VOC_CLASSES = (
@@ -22,10 +19,6 @@ VOC_CLASSES = (
 VOC_ID = re.compile(r"20\d\d_\d{6}")  # year and number
 HINT = "give the folder that holds JPEGImages, SegmentationClass and ImageSets/Segmentation, or VOCdevkit"
 SBD_HINT = "give the folder that holds SBD's img, cls, inst, train.txt and val.txt (benchmark_RELEASE/dataset)"
-BAD_MAT = (
-    ValueError, TypeError, KeyError, IndexError, OSError, NotImplementedError, struct.error, zlib.error,
-    scipy.io.matlab.MatReadError,
-)  # fmt: skip
 
 
 class VOC(FileDataset):
@@ -71,16 +64,6 @@ class VOC(FileDataset):
         if path.suffix == ".mat":
             return read_mat(path, "GTinst").astype(np.int32)
         return super().read_objects(path, label)
-
-
-def read_mat(path: Path, variable: str) -> NDArray[np.uint8]:
-    """The field Segmentation of a struct in one of SBD's .mat files, uint8 [H, W]; raises DataError."""
-    try:
-        return np.asarray(scipy.io.loadmat(path)[variable]["Segmentation"][0, 0], dtype=np.uint8)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except BAD_MAT as error:
-        raise DataError(f"{path}: no {variable}.Segmentation can be read ({error}); fetch the file again") from None
 
 
 def augmented_ids(train: Sequence[str], sbd: Sequence[str], val: Sequence[str]) -> list[str]:
