@@ -20,10 +20,10 @@ check:
 	OMP_NUM_THREADS=1 $(run) -m pytest -n 2 --dist loadfile
 kernels: setup
 	$(run) -m seg.ops.build
-# Long tests: 200 kills at random moments of training, and 108,000 damaged files for the readers; about 20 minutes.
+# Long tests: 200 kills at random moments of training, and 132,000 damaged files for the readers; about 20 minutes.
 soak: setup
 	$(run) tests/soak/kill.py 200
-	SEG_FUZZ=12000 $(run) -m pytest tests/test_fuzz.py --timeout 3600
+	SEG_FUZZ=12000 $(run) -m pytest tests/test_fuzz.py --timeout 3600 -rP
 # Memory errors, races and missing barriers of the CUDA kernels, on both paths; needs a GPU and compute-sanitizer.
 sanitize: setup
 	@command -v compute-sanitizer >/dev/null || \

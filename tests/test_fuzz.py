@@ -1,6 +1,6 @@
 """Whatever the bytes of a file are, its reader gives what is in it or a DataError: no crash, no hang, no wrong success.
 
-`make soak` runs many more inputs: SEG_FUZZ is their number for each reader.
+`make soak` runs many more inputs: SEG_FUZZ is their number for each reader; `-rP` shows how many of them were refused.
 """
 
 import io
@@ -8,6 +8,7 @@ import os
 import struct
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save
 
 from seg.data.files import read_ids
 from seg.data.images import read_image, read_mask, read_objects
-from seg.data.voc import read_mat
+from seg.data.mat import read_mat
 from seg.engine import checkpoint
 from seg.errors import DataError
 from seg.models.mxnet_params import read_params
@@ -69,7 +71,9 @@ SEEDS: dict[str, list[bytes]] = {
     "mat": [mat_bytes(False), mat_bytes(True)],
     "params": [params_bytes()],
     "weights": [torch_bytes(WEIGHTS)],
+    "safetensors": [save(WEIGHTS)],
     "checkpoint": [torch_bytes(STATE)],
+    "foreign checkpoint": [torch_bytes(STATE)],
 }
 # pieces that steer a mutation to where readers go wrong
 PIECES = [b"../", b"..\\", b"/", b"\0", b"\n", b"\xff" * 8, bytes(8), b"\x00\x00\x00\x80", b"\x7f\xff\xff\xff", b"IEND"]
@@ -137,6 +141,10 @@ def same_state(found: dict[str, Any], data: bytes) -> bool:
     return data == SEEDS["checkpoint"][0]  # there is a hash beside it
 
 
+def a_state(found: dict[str, Any], data: bytes) -> bool:
+    return isinstance(found, dict) and "model" in found
+
+
 def read_as_mat(path: Path) -> np.ndarray:
     return read_mat(path, "GTcls")
 
@@ -150,7 +158,9 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], Callable[[Any, bytes], bool
     "mat": (".mat", read_as_mat, a_mask),
     "params": (".params", read_params, tensors),
     "weights": (".pth", read_weights, tensors),
+    "safetensors": (".safetensors", read_weights, tensors),
     "checkpoint": (".pt", checkpoint.load, same_state),
+    "foreign checkpoint": (".pt", checkpoint.load, a_state),  # without a hash
 }
 
 
@@ -162,6 +172,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], Callable[[Any, bytes], bool
 def test_a_reader_survives_any_bytes(reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEG_MAX_PIXELS", "1000000")
     suffix, read, right = READERS[reader]
+    outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"file{suffix}"
         if reader == "checkpoint":
@@ -178,9 +189,11 @@ def test_a_reader_survives_any_bytes(reader: str, monkeypatch: pytest.MonkeyPatc
                     outcome = read(path)
                 except DataError as error:
                     outcome = error
+            outcomes["refused" if isinstance(outcome, DataError) else "read"] += 1
             if isinstance(outcome, DataError):
                 assert path.name in str(outcome)
             else:
                 assert right(outcome, data)
 
         survives()
+        print(f"{reader}: {outcomes.total()} inputs, {outcomes['refused']} refused, {outcomes['read']} read")

@@ -111,7 +111,8 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise DataError(f"there is no checkpoint {path}") from error
     except Exception as error:
-        raise DataError(f"{path} can't be read as a checkpoint: {str(error).splitlines()[0][:200]}") from error
+        cause = (str(error).splitlines() or [type(error).__name__])[0][:200]  # of an empty file there is no message
+        raise DataError(f"{path} can't be read as a checkpoint: {cause}") from error
     if not isinstance(state, dict) or "model" not in state:
         raise DataError(f"{path} is no checkpoint of this toolkit: it has no entry 'model'")
     return state

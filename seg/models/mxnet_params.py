@@ -41,6 +41,8 @@ def read_params(path: str | Path) -> dict[str, Tensor]:
         raise DataError(f"{path}: ends after {stream.tell()} bytes, in the middle of a value; is it whole?") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: the name before byte {stream.tell()} is no text; the file is damaged") from error
+    if len(set(keys)) < len(keys):
+        raise DataError(f"{path}: {len(keys)} arrays share {len(set(keys))} names; the file is damaged")
     return dict(zip(keys, arrays, strict=True))
 
 
