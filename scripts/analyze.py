@@ -11,15 +11,15 @@ def main(config: DictConfig) -> None:
     from pictures import analyze
     from run import load_config
 
+    from seg.alarms import exploded
     from seg.engine import RunFolder
     from seg.errors import ConfigError
-    from seg.report.alarms import exploded
 
     if config.run is None:
         raise ConfigError("run is missing; give the folder of a trained run as run=FOLDER")
     output = Path(config.output) if config.output else Path(config.run) / "analysis"
     count = analyze(load_config(config.run, config), config, output)
-    for alarm in exploded(RunFolder(config.run).read_metrics()):
+    for alarm in exploded(RunFolder(config.run).read_metrics()).values():
         print(f"alarm: {alarm}")
     print(f"{count} units in {output}: overview.png, and each picture by itself")
 

@@ -13,13 +13,14 @@ SEG = ROOT / "seg"
 # floors from the ground up: a module may import from its own floor and from those named
 MAY_IMPORT = {
     "errors": set(),
+    "alarms": set(),
     "ops": {"errors"},
     "metrics": {"errors", "ops"},
     "models": {"errors", "ops"},
     "data": {"errors"},
-    "engine": {"errors", "metrics", "data"},
+    "engine": {"errors", "alarms", "metrics", "data"},
     "analysis": {"errors", "ops", "models", "metrics"},
-    "report": {"errors"},
+    "report": {"errors", "alarms"},
 }
 BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "registry", "misc"}
 

@@ -36,6 +36,11 @@ class Progress:
         if self.bar is not None:
             self.bar.set_postfix_str(text)
 
+    def note(self, text: str) -> None:
+        """A line of its own that stays."""
+        if self.shown:
+            tqdm.write(text, file=sys.stderr)
+
     def update(self, done: int) -> None:
         if self.bar is not None:
             self.bar.update(done - self.done)

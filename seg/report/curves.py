@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from seg.report.alarms import LARGEST, MEAN
+from seg.alarms import LARGEST, MEAN
 from seg.report.figures import Panel, grid
 from seg.report.panels import name_ends, roles
 from seg.report.theme import Theme, layer_role

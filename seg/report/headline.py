@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from seg.report.alarms import exploded
+from seg.alarms import exploded
 from seg.report.results import SIZES, Run
 from seg.report.statistics import Difference
 from seg.report.variants import Variant, difference, leader, unique
@@ -62,7 +62,7 @@ def notes(runs: Sequence[Run], variants: Sequence[Variant]) -> list[str]:
     if left_out:
         found.append(f"{len(left_out)} of {len(runs)} runs have no number that counts; they are listed under Runs.")
     for run in runs:
-        found += [f"{run.variant}, seed {run.seed}: {alarm}." for alarm in exploded(run.training)]
+        found += [f"{run.variant}, seed {run.seed}: {alarm}." for alarm in exploded(run.training).values()]
     return found
 
 

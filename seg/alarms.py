@@ -1,4 +1,4 @@
-"""Offsets that explode, as the log of a training shows them."""
+"""Offsets that explode, as the records of a training show them: said while it runs, and by its report."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 MEAN, LARGEST = 16.0, 100.0
 
 
-def exploded(training: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence for each layer whose offsets grew out of bounds, with the first step at which they did.
+def exploded(training: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """For each layer whose offsets grew out of bounds a sentence, with the first step at which they did.
 
     training: rows of metrics.jsonl; out of bounds is a mean |offset| above 16 cells, a largest one above 100, or one
               that is not finite
@@ -23,7 +23,7 @@ def exploded(training: Sequence[Mapping[str, Any]]) -> list[str]:
             if name not in found and isinstance(values, dict) and _beyond(values):
                 numbers = f"mean {_text(values.get('mean'))}, largest {_text(values.get('max'))} cells"
                 found[name] = f"the offsets of {name} explode: {numbers} at step {row.get('step')}"
-    return list(found.values())
+    return found
 
 
 def _beyond(values: Mapping[str, Any]) -> bool:
