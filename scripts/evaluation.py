@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ def evaluate_run(
         "effective_dilation": dilation.rows(),
         "effective_dilation_histogram": dilation.histograms(),
         "cost": _cost(model, one_batch(data, 0, **reading).image, runtime, evaluation),
-        "train_seconds": _train_seconds(folder),
+        "train_seconds": _last_logged(folder, "seconds"),
+        "train_precision": _last_logged(folder, "precision"),
     }
     if written is not None:
         result["official"] = _official(written, data)
@@ -159,14 +161,16 @@ def _facts(config: DictConfig, data: Any, runtime: Runtime, images: int) -> dict
         "seed": config.seed,
         "config": comparable(config),
         "commit": commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "backend": backend(runtime.device.type),
         "device": runtime.describe(),
+        "precision": runtime.precision,
         "command": shlex.join(["python", *sys.argv]),
         "budget": f"{config.trainer.iterations} steps of batch {config.data.batch_size * config.trainer.accumulate}",
         "data": {"name": data.name, "split": data.split, "images": images},
         "object_sizes": data.object_source,
-        "protocol": protocol(data, config, images, str(_inference(config))),
+        "protocol": protocol(data, config, images, f"{_inference(config)}, computed in {runtime.precision}"),
     }
 
 
@@ -188,9 +192,10 @@ def protocol(data: Any, config: DictConfig, images: int, inference: str) -> str:
     )
 
 
-def _train_seconds(folder: RunFolder) -> float | None:
-    seconds = [record["seconds"] for record in folder.read_metrics() if record.get("kind") == "train"]
-    return seconds[-1] if seconds else None
+def _last_logged(folder: RunFolder, key: str) -> Any:
+    """What the training's last record says; None where there is none, or it does not say."""
+    found = [record for record in folder.read_metrics() if record.get("kind") == "train"]
+    return found[-1].get(key) if found else None
 
 
 def _steps(folder: RunFolder) -> int:

@@ -16,7 +16,7 @@ from seg.data import SIZES, BoxLoader, size_class
 from seg.data.boxes import BoxBatch
 from seg.engine import RunFolder, Runtime
 from seg.engine.checkpoint import write_text
-from seg.engine.runtime import commit, device_name, versions
+from seg.engine.runtime import commit, versions
 from seg.metrics import Confusion
 from seg.models import load_weights
 from seg.ops import backend
@@ -55,7 +55,7 @@ def train_boxes(config: DictConfig) -> None:
         held_out = BoxLoader(build(config.data.evaluate), transform, batch_size=1, **reading)
         result = evaluate(model, held_out, runtime)
         result["bins"] = list(bins_of(model, held_out, runtime, folder.path, config.pictures))
-        facts = {"config": plain, "commit": commit(), "versions": versions(), "device": device_name(runtime.device)}
+        facts = {"config": plain, "commit": commit(), "versions": versions(), "device": runtime.describe()}
         write_text(folder.path / "boxes.json", json.dumps(facts | result, indent=1) + "\n")
         if result["bins"]:
             draw_bins(folder.path, folder.path / "bins.png")

@@ -57,7 +57,7 @@ def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         configuration(
             "train", "data=cityscapes", f"data.root={root}", "trunk=tiny", "head.hidden=16", "data.workers=0",
             "data.batch_size=2", "data.train_transform.crop=[64,64]", "trainer.iterations=2", "evaluate=false",
-            "runtime.threads=1", f"run={folder}",
+            "runtime.threads=1", "runtime.precision=fp32", f"run={folder}",
         )
     )  # fmt: skip
     return folder
@@ -87,12 +87,16 @@ def test_official_evaluation_of_a_run_and_of_its_predictions_equals_ours(root: P
 
 def test_the_protocol_says_how_the_net_was_asked(run: Path, tmp_path: Path) -> None:
     plain = evaluated(run, tmp_path / "plain")
-    assert "at the labels' resolution, single scale, no flip" in plain["protocol"]
+    assert "at the labels' resolution, single scale, no flip, computed in fp32, 255 ignored" in plain["protocol"]
+    assert plain["precision"] == plain["train_precision"] == "fp32"
     assert plain["effective_dilation"]
     several = evaluated(
-        run, tmp_path / "several", "inference.scales=[0.5,1.0]", "inference.flip=true", "inference.window=[48,64]"
-    )
+        run, tmp_path / "several", "inference.scales=[0.5,1.0]", "inference.flip=true", "inference.window=[48,64]",
+        "runtime.precision=bf16",
+    )  # fmt: skip
     assert "scales 0.5, 1, with the mirror image, windows of 48x64 px every 32x42 px" in several["protocol"]
+    assert "mean of the probabilities, computed in bf16" in several["protocol"]
+    assert (several["precision"], several["train_precision"]) == ("bf16", "fp32")
     assert several["effective_dilation"] == []  # that of windows and scales would be of other filters
     resized = evaluated(
         run, tmp_path / "resized", "data.evaluate_transform.resize=48", "data.evaluate_transform.truth=resized"

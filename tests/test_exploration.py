@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from training import train_run  # noqa: E402
 
 TINY = ["head.hidden=8", "data.batch_size=2", "trainer.iterations=1", "trainer.log_every=1", "evaluate=false"]
-TINY += ["++data.train.images=2", "++data.evaluate.images=3", "runtime.threads=1"]
+TINY += ["++data.train.images=2", "++data.evaluate.images=3", "runtime.threads=1", "runtime.precision=fp32"]
 Command = Callable[..., tuple[int, str]]
 
 

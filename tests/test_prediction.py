@@ -44,6 +44,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> DictConfig:
     folder = RunFolder(tmp_path_factory.mktemp("run"))
     given = configuration(
         "train", "data=cityscapes", "data.root=unused", "trunk=tiny", "head.hidden=16", "runtime.threads=1",
+        "runtime.precision=fp32",
         f"run={folder.path}",
     )  # fmt: skip
     torch.manual_seed(0)

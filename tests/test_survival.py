@@ -30,6 +30,7 @@ TINY = [
     "data.batch_size=2",
     "head.hidden=8",
     "trainer.iterations=1",
+    "runtime.precision=fp32",
 ]
 
 
@@ -53,7 +54,7 @@ def train(folder: Path, model: nn.Module, iterations: int = 1) -> None:
         sgd(model, lr=0.1),
         Schedule(iterations),
         folder=RunFolder(folder),
-        runtime=Runtime(device="cpu"),
+        runtime=Runtime(device="cpu", precision="fp32"),
         config={},
     )
 
@@ -112,7 +113,9 @@ def test_fault_67_logits_that_are_not_finite_end_the_evaluation_with_the_images_
     nn.init.constant_(model.bias, torch.nan)
     batches = OneBatch().epoch(0)
     with pytest.raises(RunError, match="logits of street_7, street_8 are not finite"):
-        evaluate(model, batches, classes=2, thresholds=(4, 8), runtime=Runtime(device="cpu"), images=2)
+        evaluate(
+            model, batches, classes=2, thresholds=(4, 8), runtime=Runtime(device="cpu", precision="fp32"), images=2
+        )
 
 
 @pytest.mark.fault(73)

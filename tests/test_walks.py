@@ -15,7 +15,7 @@ def test_an_image_goes_from_the_data_set_to_the_metric() -> None:
     data = Creatures(split="val", images=3)
     loader = evaluate_loader(data, evaluation_transform(), batch_size=2)
     model = DeepLab(tiny(Dilated), classes=len(data.classes))
-    runtime = Runtime(device="cpu")
+    runtime = Runtime(device="cpu", precision="fp32")
     result = evaluate(model, loader, classes=5, thresholds=(32, 64), runtime=runtime, images=len(data))
 
     by_hand = Confusion(5)

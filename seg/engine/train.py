@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from seg.alarms import LARGEST, MEAN, exploded
 from seg.data.sample import Batch
 from seg.engine import checkpoint
 from seg.engine.optimizer import Schedule, parameters_of
@@ -136,7 +137,9 @@ class _Run:
         self.observe = observe or (lambda model: nullcontext({}))
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
         self.step = self.skipped = self.skipped_in_a_row = 0
-        self.seconds = 0.0
+        self.seconds = 0.0  # of training in all
+        self.waited = 0.0  # of them for batches, since the last record
+        self.alarmed: set[str] = set()  # layers whose offsets exploded
         self.losses: deque[Tensor] = deque(maxlen=trainer.log_every)
         self.average = None if trainer.average is None else _average(model, trainer.average)
         self.parallel = ranks.parallel(model, runtime)
@@ -150,7 +153,9 @@ class _Run:
         batches = self.batches()
         start, before = time.monotonic(), self.seconds
         while self.step < self.trainer.iterations:
+            asked = time.monotonic()
             group = [next(batches) for _ in range(self.trainer.accumulate)]
+            self.waited += time.monotonic() - asked
             logged = (self.step + 1) % self.trainer.log_every == 0 or self.step + 1 == self.trainer.iterations
             with self.observe(self.model) if logged else nullcontext({}) as offsets:
                 factor = self.take_step(group)
@@ -226,12 +231,19 @@ class _Run:
             "loss": loss,
             "lr": self.optimizer.param_groups[0]["base_lr"] * factor,
             "seconds": round(self.seconds, 3),
+            "waited": round(self.waited, 3),
+            "precision": self.runtime.precision,
         }
+        self.waited = 0.0
         if offsets:
             record["offset"] = offsets
         if self.skipped:
             record["skipped"] = self.skipped
         self.folder.log(record)
+        for layer, alarm in exploded([record]).items():
+            if layer not in self.alarmed:
+                self.alarmed.add(layer)
+                progress.note(f"{alarm} (limits: mean {MEAN:g}, largest {LARGEST:g}); lower optimizer.offset_lr")
         progress.say("no finite loss" if loss is None else f"loss {loss:.4f}")
 
     # -- what survives ----------------------------------------------------------------------------------------------
@@ -248,6 +260,7 @@ class _Run:
             "skipped": self.skipped,
             "seconds": self.seconds,
             "config": self.config,
+            "precision": self.runtime.precision,
             "random": random_states,
         }
         if self.average is not None:
@@ -271,6 +284,8 @@ class _Run:
             raise ConfigError(f"the checkpoint in {self.folder.path} is of another model: {error}") from error
         self.scaler.load_state_dict(state["scaler"])
         restore_random_state(state["random"], self.ranks, self.runtime.device)
+        if (before := state.get("precision", self.runtime.precision)) != self.runtime.precision:
+            print(f"trained in {before} so far; goes on in {self.runtime.precision} here", flush=True)
         self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
         self.folder.rewind_metrics(self.step)
 

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -44,18 +46,28 @@ def net() -> nn.Module:
 
 
 def train(
-    folder: Path, *, iterations: int = 12, total: int = 12, loader=None, resume: str = "auto", config=None, **trainer
+    folder: Path,
+    *,
+    iterations: int = 12,
+    total: int = 12,
+    loader=None,
+    resume: str = "auto",
+    config=None,
+    precision="fp32",
+    observe=None,
+    **trainer,
 ):
     model = net()
-    Trainer(iterations=iterations, log_every=1, **{"save_every": 4, **trainer}).train(
+    Trainer(iterations=iterations, **{"log_every": 1, "save_every": 4, **trainer}).train(
         model,
         loader or Batches(),
         sgd(model, lr=0.1),
         Schedule(total),
         folder=RunFolder(folder),
-        runtime=Runtime(device="cpu"),
+        runtime=Runtime(device="cpu", precision=precision),
         resume=resume,
         config=config or {"lr": 0.1},
+        observe=observe,
     )
     return model
 
@@ -73,14 +85,54 @@ def test_loss_falls_and_every_step_is_logged(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(53)
-@pytest.mark.parametrize("stop_at", [5, 7])
-def test_fault_53_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, stop_at: int) -> None:
-    whole = train(tmp_path / "whole")
-    train(tmp_path / "parts", iterations=stop_at)
-    parts = train(tmp_path / "parts")
+@pytest.mark.parametrize(("stop_at", "precision"), [(5, "fp32"), (7, "fp32"), (7, "bf16")])
+def test_fault_53_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, stop_at: int, precision: str) -> None:
+    whole = train(tmp_path / "whole", precision=precision)
+    train(tmp_path / "parts", iterations=stop_at, precision=precision)
+    parts = train(tmp_path / "parts", precision=precision)
     assert torch.equal(weights(whole), weights(parts))
     losses = [[record["loss"] for record in RunFolder(tmp_path / name).read_metrics()] for name in ("whole", "parts")]
     assert losses[0] == losses[1]
+
+
+def test_going_on_in_another_precision_is_said_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    train(tmp_path, iterations=2, precision="bf16")
+    train(tmp_path, iterations=4)
+    assert "trained in bf16 so far; goes on in fp32 here" in capsys.readouterr().out
+    found = [record["precision"] for record in RunFolder(tmp_path).read_metrics()]
+    assert found == ["bf16", "bf16", "fp32", "fp32"]
+
+
+def test_offsets_that_explode_are_told_of_once_for_each_layer(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    means = iter([2.0, 17.0, 40.0, 3.0])
+
+    def observe(model: nn.Module):
+        mean = next(means)
+        return nullcontext({"a": {"mean": mean, "max": 20.0}, "b": {"mean": 1.0, "max": 9 * mean}})
+
+    train(tmp_path, iterations=4, observe=observe)
+    told = [line for line in capsys.readouterr().err.splitlines() if "explode" in line]
+    assert told == [
+        "the offsets of a explode: mean 17.0, largest 20.0 cells at step 2 (limits: mean 16, largest 100); "
+        "lower optimizer.offset_lr",
+        "the offsets of b explode: mean 1.0, largest 153.0 cells at step 2 (limits: mean 16, largest 100); "
+        "lower optimizer.offset_lr",
+    ]
+
+
+def test_the_time_spent_waiting_for_batches_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+
+    class Slow(Batches):
+        def epoch(self, number: int, start: int = 0):
+            for batch in super().epoch(number, start):
+                now[0] += 3
+                yield batch
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    train(tmp_path, iterations=4, loader=Slow(), accumulate=2, log_every=2)
+    found = [(record["seconds"], record["waited"]) for record in RunFolder(tmp_path).read_metrics()]
+    assert found == [(12, 12), (24, 12)]
 
 
 @pytest.mark.fault(42)
@@ -119,7 +171,12 @@ def test_accumulating_two_batches_is_one_batch_of_both() -> None:
 
         with tempfile.TemporaryDirectory() as folder:
             Trainer(iterations=1, accumulate=accumulate).train(
-                model, loader, sgd(model, lr=0.1), Schedule(1), folder=RunFolder(folder), runtime=Runtime(device="cpu")
+                model,
+                loader,
+                sgd(model, lr=0.1),
+                Schedule(1),
+                folder=RunFolder(folder),
+                runtime=Runtime(device="cpu", precision="fp32"),
             )
         results.append(weights(model))
     assert torch.allclose(*results, atol=1e-7)

@@ -51,7 +51,7 @@ def train(folder: Path, ranks: Ranks, *, iterations: int = 7, dropout: float = 0
         sgd(model, lr=0.1),
         Schedule(7),
         folder=RunFolder(folder, owned=ranks.first),
-        runtime=Runtime(device="cpu"),
+        runtime=Runtime(device="cpu", precision="fp32"),
         ranks=ranks,
     )
 
@@ -64,13 +64,19 @@ def evaluation_of(ranks: Ranks) -> Evaluation:
             yield Batch(image, (image[:, 0] > 0.5).long(), 60 * image[:, 1].float(), (str(index),))
 
     return evaluate(
-        net(0.0), batches(), classes=2, thresholds=(20, 40), runtime=Runtime(device="cpu"), images=IMAGES, ranks=ranks
+        net(0.0),
+        batches(),
+        classes=2,
+        thresholds=(20, 40),
+        runtime=Runtime(device="cpu", precision="fp32"),
+        images=IMAGES,
+        ranks=ranks,
     )
 
 
 def two_ranks(folder: Path) -> None:
     """What one start of two processes has to show: training, resuming, evaluating."""
-    with joined(Runtime(device="cpu")) as ranks:
+    with joined(Runtime(device="cpu", precision="fp32")) as ranks:
         results = {"equal": weights(train(folder / "equal", ranks))}
         results["whole"] = weights(train(folder / "whole", ranks, dropout=0.3))
         for stop in (2, 3, 4):
@@ -100,5 +106,5 @@ class Stopped(Struck):
 
 
 def struck(folder: Path, loader: type[Parts]) -> None:
-    with joined(Runtime(device="cpu")) as ranks:
+    with joined(Runtime(device="cpu", precision="fp32")) as ranks:
         train(folder, ranks, loader=loader(ranks))

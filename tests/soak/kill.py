@@ -54,7 +54,13 @@ def train(folder: Path, report: int) -> None:
     trainer = Trainer(iterations=STEPS, log_every=3, save_every=1, keep=2)
     with RunFolder(folder).running() as run:
         trainer.train(
-            model, Batches(), sgd(model, lr=0.1), Schedule(STEPS), folder=run, runtime=Runtime(device="cpu"), config={}
+            model,
+            Batches(),
+            sgd(model, lr=0.1),
+            Schedule(STEPS),
+            folder=run,
+            runtime=Runtime(device="cpu", precision="fp32"),
+            config={},
         )
 
 
