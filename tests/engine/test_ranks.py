@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from seg.engine import RunFolder
+from seg.engine import RunFolder, Runtime, ranks, sgd
 from seg.engine.launch import launch
 from seg.engine.ranks import Ranks
 from seg.errors import ConfigError, Preempted, RunError
+from seg.models import ASPPv3, DeepLab, Dilated, tiny
+from seg.models.block import FrozenNorm
 from tests.engine.two_ranks import IMAGES, Stopped, Struck, evaluation_of, net, struck, train, two_ranks, weights
 
 
@@ -82,3 +85,30 @@ def test_fault_56_a_signal_to_one_rank_saves_and_ends_all(tmp_path: Path) -> Non
 def test_a_batch_that_can_not_be_divided_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"data.batch_size is 5, shared by 2"):
         Ranks(0, 2).share(5)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_on_gpus_alone_trained_norms_are_synchronized_and_frozen_ones_stay(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is handed to DistributedDataParallel, which itself would ask for the GPUs and for the other ranks."""
+    monkeypatch.setattr(ranks, "DistributedDataParallel", lambda model, **options: model)
+    runtime = Runtime(device="cpu")
+    runtime.device = torch.device(device)
+    model = DeepLab(tiny(Dilated, norm="frozen"), 5, head=ASPPv3)
+    optimizer, before = sgd(model, lr=0.1), {name: value.clone() for name, value in model.state_dict().items()}
+    kinds = [type(module) for module in model.modules()]
+
+    synchronized = Ranks(0, 2).parallel(model, runtime)
+
+    norm = nn.SyncBatchNorm if device == "cuda" else nn.BatchNorm2d
+    assert kinds.count(nn.BatchNorm2d) == 7
+    assert [type(m) for m in synchronized.modules()] == [norm if k is nn.BatchNorm2d else k for k in kinds]
+    frozen = [module for module in synchronized.modules() if type(module) is FrozenNorm]
+    assert len(frozen) > 10
+    assert not any(parameter.requires_grad for module in frozen for parameter in module.parameters())
+    after = synchronized.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert stepped == {id(parameter) for parameter in synchronized.parameters() if parameter.requires_grad}
