@@ -23,6 +23,7 @@ SMALL = [
     "data.batch_size=4",
     "head.hidden=16",
     "runtime.threads=1",
+    "runtime.precision=fp32",
 ]
 real = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real images of {SHARED} are not here")
 
