@@ -61,7 +61,7 @@ def _train_in(folder: RunFolder, config: DictConfig, runtime: Runtime, ranks: Ra
     folder.write_status("running", variant=label_of(config), seed=config.seed)
     runtime.start(config.seed)
     data, trainer = build(config.data.train), build(config.trainer)
-    model = runtime.place(_fresh_model(config, len(data.classes)))
+    model = runtime.place(fresh_model(config, len(data.classes)))
     if config.resume == "never" or not checkpoint.list_checkpoints(folder.checkpoints):
         save_config(folder, config)
     print(
@@ -70,7 +70,7 @@ def _train_in(folder: RunFolder, config: DictConfig, runtime: Runtime, ranks: Ra
     )
     evaluated = trainer.train(
         model,
-        _loader(config, data, ranks),
+        batches_of(config, data, ranks),
         build(config.optimizer, model),
         build(config.schedule),
         folder=folder,
@@ -85,7 +85,7 @@ def _train_in(folder: RunFolder, config: DictConfig, runtime: Runtime, ranks: Ra
         evaluate_run(folder, config, model=evaluated, runtime=runtime, ranks=ranks)
 
 
-def _loader(config: DictConfig, data: Any, ranks: Ranks) -> EpochBatches:
+def batches_of(config: DictConfig, data: Any, ranks: Ranks) -> EpochBatches:
     return train_loader(
         data,
         build(config.data.train_transform),
@@ -104,7 +104,7 @@ def _where(runtime: Runtime, ranks: Ranks) -> str:
     return f"{shared}{runtime.describe()}, {backend(runtime.device.type)} operators"
 
 
-def _fresh_model(config: DictConfig, classes: int) -> nn.Module:
+def fresh_model(config: DictConfig, classes: int) -> nn.Module:
     model = build(config.model, classes=classes)
     if config.weights is not None:
         print(load_weights(model.trunk, config.weights, download=config.download))
