@@ -3,6 +3,7 @@
 from seg.analysis.bins import record_bins
 from seg.analysis.complexity import cost, flops, parameters, peak_memory, seconds_per_image
 from seg.analysis.dilation import DilationBySize, effective_dilation
+from seg.analysis.objects import object_rows
 from seg.analysis.offsets import Recorded, offset_statistics, record_offsets
 from seg.analysis.receptive_field import effective_receptive_field, effective_sampling_locations, node_features
 from seg.analysis.saliency import Saliency, saliency_region
@@ -18,6 +19,7 @@ __all__ = [
     "effective_sampling_locations",
     "flops",
     "node_features",
+    "object_rows",
     "offset_statistics",
     "parameters",
     "peak_memory",

@@ -42,12 +42,24 @@ def size_at_cells(layer: Recorded, size: Tensor, image_shape: Sequence[int]) -> 
     image_shape: (height, width) that the net was given; where it differs from H, W the image was resized
     returns:     [N, h, w]; read at the nearest label pixel, not interpolated
     """
+    return read_at(layer.centres(), size, image_shape)
+
+
+def read_at(centres: tuple[Tensor, Tensor], values: Tensor, image_shape: Sequence[int]) -> Tensor:
+    """Values [N, H, W] of label pixels at rows [h] and columns [w] of the net's input, [N, h, w]; the nearest pixel."""
     rows, columns = (
         # pixel centres: a resize maps (y + 0.5) to (y + 0.5) * H / h
-        ((2 * centre + 1) * have // (2 * given)).clamp(max=have - 1).to(size.device)
-        for centre, have, given in zip(layer.centres(), size.shape[-2:], image_shape, strict=True)
+        ((2 * centre + 1) * have // (2 * given)).clamp(max=have - 1).to(values.device)
+        for centre, have, given in zip(centres, values.shape[-2:], image_shape, strict=True)
     )
-    return size[:, rows][:, :, columns]
+    return values[:, rows][:, :, columns]
+
+
+def size_group(size: Tensor, thresholds: tuple[float, float]) -> Tensor:
+    """int64, as `size`: 0 small, 1 medium, 2 large, 3 background, -1 unknown."""
+    small, large = thresholds
+    group = torch.where(size == 0, 3, (size >= small).long() + (size > large).long())
+    return torch.where(size.isnan(), -1, group)
 
 
 class DilationBySize:
@@ -85,7 +97,7 @@ class DilationBySize:
         """
         self._extend([name for name in recorded if name not in self.layers])
         for name, layer in recorded.items():
-            group = self._size_class(size_at_cells(layer, size, image_shape)).to(layer.offset.device)
+            group = size_group(size_at_cells(layer, size, image_shape), self.thresholds).to(layer.offset.device)
             values = effective_dilation(layer.positions)
             self._count(self.layers.index(name), values, group[:, None].expand_as(values))
 
@@ -125,12 +137,6 @@ class DilationBySize:
             self.layers += layers
             self.moments.sums = torch.cat([self.moments.sums, sums])
             self.counts = torch.cat([self.counts, torch.zeros(len(layers), len(SIZES), BINS, dtype=torch.int64)])
-
-    def _size_class(self, size: Tensor) -> Tensor:
-        """0 small, 1 medium, 2 large, 3 background, -1 unknown."""
-        small, large = self.thresholds
-        group = torch.where(size == 0, 3, (size >= small).long() + (size > large).long())
-        return torch.where(size.isnan(), -1, group)
 
     def _count(self, layer: int, values: Tensor, group: Tensor) -> None:
         self.moments.add(values, torch.where(group < 0, group, group + layer * len(SIZES)))

@@ -135,7 +135,7 @@ def _result(document: Mapping[str, Any], path: Path) -> Result:
     data = mapping(document.get("data"), path, "data")
     if "name" not in data:
         raise DataError(f"{path}: data has no name; expected {{'name': ..., 'split': ..., 'images': ...}}")
-    facts = ("commit", "backend", "device", "budget", "command", "object_sizes")
+    facts = ("commit", "date", "backend", "device", "budget", "command", "object_sizes")
     return Result(
         data=data,
         protocol=str(document.get("protocol") or ""),

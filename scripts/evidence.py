@@ -1,0 +1,27 @@
+"""Keep finished sweeps as JSON, charts and the tables of docs/RESULTS.md: python scripts/evidence.py name=creatures"""
+
+from command import command
+from omegaconf import DictConfig
+
+
+@command("evidence")
+def main(config: DictConfig) -> None:
+    from pathlib import Path
+
+    from seg.report import evidence, published
+
+    results, page = Path(config.results), Path(config.page)
+    if config.name is not None:
+        sweeps = evidence.read_sweeps(config.runs, config.name)
+        document = evidence.evidence(sweeps, config.name)
+        evidence.write(document, results / f"{config.name}.json")
+        print(results / f"{config.name}.json")
+        for path in evidence.draw(document, sweeps, Path(config.charts)):
+            print(path)
+    text = page.read_text(encoding="utf-8")
+    page.write_text(published.fill(text, results), encoding="utf-8")
+    print(page)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""The studies of a trained run over a whole split, each a JSON file and a chart."""
+
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from build import build
+from exploration import Trained, load_trained
+from omegaconf import DictConfig
+from training import batches_of, fresh_model
+
+from seg.analysis import Recorded, object_rows, record_offsets
+from seg.analysis.classes import DilationByClass
+from seg.analysis.coverage import Coverage, taps_at_cells
+from seg.analysis.dilation import read_at
+from seg.analysis.movement import Movement
+from seg.analysis.trend import by_bins, by_class, fifths, rank_correlation
+from seg.analysis.variation import Following, Variation
+from seg.data import Batch, Sample, one_batch
+from seg.engine import RunFolder
+from seg.engine.inference import forward
+from seg.engine.progress import Progress
+from seg.engine.ranks import Ranks
+from seg.engine.runtime import commit
+from seg.errors import ConfigError
+from seg.report.figures import save_png
+from seg.report.studies import PANELS
+
+KEYS = ("length", "size", "seen")  # what objects may be ordered by
+
+
+class Seen(NamedTuple):
+    """An image and what the net made of it."""
+
+    index: int
+    sample: Sample
+    batch: Batch
+    recorded: dict[str, Recorded]
+    prediction: torch.Tensor  # int64 [H, W]
+
+
+def study(trained: DictConfig, config: DictConfig, output: Path) -> list[Path]:
+    """Write STUDY.json for each of `config.studies`, and its chart; returns their paths.
+
+    raises: ConfigError for a study that there is none of, or a run without a layer to look at
+    """
+    unknown = set(config.studies) - set(STUDIES)
+    if unknown:
+        raise ConfigError(f"studies={sorted(unknown)}: there are {', '.join(STUDIES)}")
+    net = load_trained(trained)
+    data = build(net.config.data.evaluate)
+    output.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name in config.studies:
+        document = {**_facts(net, data, config), **STUDIES[name](net, data, config)}
+        path = output / f"{name}.json"
+        path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        save_png(PANELS[name](document), path.with_suffix(".png"))
+        written += [path, path.with_suffix(".png")]
+    return written
+
+
+def seen(net: Trained, data: Any, images: int | None) -> Iterator[Seen]:
+    """Each image of a data set, from the front, and what the net made of it."""
+    settings = net.config.data
+    transform, normalization = build(settings.evaluate_transform), build(settings.normalization)
+    count = len(data) if images is None else min(images, len(data))
+    with Progress(count, what="studying") as progress:
+        for index in range(count):
+            sample = transform(data[index])
+            batch = one_batch([sample], 0, _as_it_is, normalization=normalization, size_by=settings.size_by)
+            with torch.no_grad(), record_offsets(net.model) as recorded:
+                prediction = forward(net.model, batch, net.runtime).argmax(1)[0].cpu()
+            if not recorded:
+                raise ConfigError(f"{net.config.run} has no dilated or deformable layer to look at")
+            yield Seen(index, sample, batch, recorded, prediction)
+            progress.update(index + 1)
+
+
+def objects(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
+    """A row for each object, and how effective dilation and accuracy follow its length, or its size."""
+    rows: list[dict[str, Any]] = []
+    for image in seen(net, data, config.images):
+        rows += _rows_of(image, data, net.classes)
+    key = config.by or ("length" if rows and "length" in rows[0] else "size")
+    if rows and key not in (known := [known for known in KEYS if known in rows[0]]):
+        raise ConfigError(f"by={key}: these objects have {', '.join(known)}")
+    layers = list(rows[0]["dilation"]) if rows else []
+    edges = list(config.bins or fifths(rows, key))
+    # only drawn bodies know how long they can be
+    longest = 2 * build(net.config.data.train).half_length[1] if key == "length" else None
+    return {
+        "by": key,
+        "longest_in_training": longest,
+        "object_sizes": data.object_source,
+        "correlation": {
+            "all layers": rank_correlation(rows, key),
+            **{layer: rank_correlation(rows, key, layer) for layer in layers},
+        },
+        "bins": by_bins(rows, key, edges),
+        "classes": by_class(rows, key),
+        "objects": rows,
+    }
+
+
+def _rows_of(image: Seen, data: Any, classes: list[str]) -> list[dict[str, Any]]:
+    if image.sample.objects is None:
+        raise ConfigError(f"{data.name} {data.split} tells of no objects in {image.sample.name}")
+    ids = torch.from_numpy(image.sample.objects).long()
+    size, label = image.batch.size[0], image.batch.label[0]
+    shape = image.batch.image.shape[-2:]
+    rows = object_rows(image.sample.name, image.recorded, image.prediction, label, ids, size, shape)
+    ratio = shape[0] / (label.shape[0] * image.sample.pixel)
+    # only drawn bodies know their length
+    lengths = 2 * data.lengths(image.index) if hasattr(data, "lengths") else None
+    for row in rows:
+        row["class"] = classes[row["class"]]
+        row["seen"] = row["size"] * ratio  # as the net was given it: images of all sizes may be brought to one
+        if lengths is not None:
+            row["length"] = float(lengths[row["object"] - 1])
+    return rows
+
+
+def by_class_of_pixels(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
+    """Effective dilation of the filters on each class, stuff as well as things."""
+    found = DilationByClass(net.classes)
+    for image in seen(net, data, config.images):
+        found.add(image.recorded, image.batch.label, image.batch.image.shape[-2:])
+    return {"rows": found.rows()}
+
+
+def coverage(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
+    """How many cells of the maps are read by no filter, by layer and object size; and how often each, of one image."""
+    found = Coverage(net.config.data.thresholds)
+    shown: dict[str, Any] = {}
+    for image in seen(net, data, config.images):
+        shape = image.batch.image.shape[-2:]
+        found.add(image.recorded, image.batch.size, shape)
+        shown = shown or _coverage_map(image, shape)
+    return {"thresholds": list(net.config.data.thresholds), "rows": found.rows(), "map": shown}
+
+
+def _coverage_map(image: Seen, shape: Sequence[int]) -> dict[str, Any]:
+    """Taps nearest to each cell of each layer's map, and the object that the cell lies on."""
+    layers = {}
+    for name, layer in image.recorded.items():
+        taps = taps_at_cells(layer)[0]
+        centres = tuple(layer.located().centres(count) for count in taps.shape[-2:])
+        on = read_at(centres, (image.batch.size > 0).cpu(), shape)  # type: ignore[arg-type]
+        layers[name] = {"taps": taps[0].tolist(), "on_object": on[0].int().tolist()}
+    return {"image": image.sample.name, "layers": layers}
+
+
+def content(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
+    """What of the offsets is constant, position and content; and whether they move with a shifted image."""
+    variation, following = Variation(), Following(config.shift)
+    left_out = 0
+    shape: Sequence[int] | None = None
+    for image in seen(net, data, config.images):
+        shape = shape or image.batch.image.shape
+        if image.batch.image.shape != shape:
+            left_out += 1  # position means something on images of one size alone
+            continue
+        variation.add(image.recorded)
+        halves = []
+        for cut in following.cuts(image.batch.image):
+            with torch.no_grad(), record_offsets(net.model) as recorded:
+                net.model(net.runtime.image(cut.contiguous()))
+            halves.append(recorded)
+        following.add(*halves)
+    return {"shift": config.shift, "of_another_size": left_out, "rows": variation.rows(), "shifted": following.rows()}
+
+
+def movement(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
+    """How far one training step moves taps: the run's training once more, from its start, watched."""
+    settings, wanted, runtime = net.config, config.movement, net.runtime
+    runtime.start(settings.seed)
+    training, trainer = build(settings.data.train), build(settings.trainer)
+    trainer.iterations = min(wanted.steps or trainer.iterations, trainer.iterations)
+    model = runtime.place(fresh_model(settings, len(training.classes)))
+    parts = (model, batches_of(settings, training, Ranks()), build(settings.optimizer, model), build(settings.schedule))
+    image = torch.cat([one.batch.image for one in seen(net, data, wanted.images)])
+    found = Movement()
+    with tempfile.TemporaryDirectory() as folder, found.watch(model, runtime.image(image), parts[2], wanted.every):
+        trainer.train(*parts, folder=RunFolder(folder), runtime=runtime, resume="never")
+        losses = {row["step"]: row["loss"] for row in RunFolder(folder).read_metrics() if row["kind"] == "train"}
+    before = {row["step"]: row["loss"] for row in RunFolder(settings.run).read_metrics() if row.get("kind") == "train"}
+    last = max(losses)
+    return {"loss": {"step": last, "now": losses[last], "in_the_run": before.get(last)}, **found.document()}
+
+
+def _facts(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
+    """What the numbers are numbers of."""
+    images = len(data) if config.images is None else min(config.images, len(data))
+    return {
+        "schema": 1,
+        "variant": net.label,
+        "seed": net.config.seed,
+        "run": Path(net.config.run).name,
+        "commit": commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": net.runtime.describe(),
+        "command": shlex.join(["python", *sys.argv]),
+        "data": {"name": data.name, "split": data.split, "images": images},
+    }
+
+
+def _as_it_is(sample: Sample) -> Sample:
+    return sample
+
+
+STUDIES = {
+    "objects": objects,
+    "classes": by_class_of_pixels,
+    "coverage": coverage,
+    "content": content,
+    "movement": movement,
+}

@@ -1,0 +1,143 @@
+"""Finished sweeps and what was studied of their runs, as one JSON document to be kept, and its charts."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from seg.errors import ConfigError, DataError
+from seg.report import panels, studies
+from seg.report.fields import load, mapping
+from seg.report.figures import Panel, save_png
+from seg.report.reading import finished, read_runs
+from seg.report.results import Run
+from seg.report.variants import Variant, find_baseline, gather, leader
+from seg.report.write import summary
+
+FACTS = ("commit", "date", "device", "backend", "budget", "command")
+_NUMBERS = re.compile(r"\[\s+((?:-?[\d.eE+-]+|null)(?:,\s+(?:-?[\d.eE+-]+|null))*)\s+\]")
+
+Sweeps = Mapping[str, Sequence[Variant]]
+
+
+def read_sweeps(folder: Path | str, name: str) -> dict[str, list[Run]]:
+    """The runs of every sweep in a folder that is called NAME or NAME_something.
+
+    raises: ConfigError where there is none, DataError for one without a finished run
+    """
+    folders = sorted(path for path in Path(folder).glob(f"{name}*") if path.is_dir())
+    found = {path.name: read_runs(path) for path in folders if re.fullmatch(rf"{re.escape(name)}(_\w+)?", path.name)}
+    if not found:
+        raise ConfigError(f"runs={folder}: no folder {name} or {name}_... in it; give the folder of the sweeps")
+    for runs in found.values():
+        finished(runs)
+    return found
+
+
+def evidence(sweeps: Mapping[str, Sequence[Run]], name: str) -> dict[str, Any]:
+    """All that is kept of the sweeps: the report's summary and each run's facts, the choice of the dilation, studies.
+
+    The net of fixed sampling that the others are compared with is the best on the sweep NAME_val, where there is one.
+    """
+    chosen = leader(gather(sweeps[f"{name}_val"]), adapts=False) if f"{name}_val" in sweeps else None
+    return {
+        "schema": 1,
+        "name": name,
+        "chosen_on_val": chosen.label if chosen else None,
+        "sweeps": {key: _sweep(runs, chosen.label if chosen else None) for key, runs in sweeps.items()},
+        "studies": [study for key, runs in sweeps.items() for run in runs for study in _studies(key, run)],
+    }
+
+
+def write(document: Mapping[str, Any], path: Path) -> None:
+    """Write a document with its lists of numbers on one line each."""
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = _NUMBERS.sub(lambda found: "[" + re.sub(r"\s+", " ", found[1]) + "]", text)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def draw(document: Mapping[str, Any], sweeps: Mapping[str, Sequence[Run]], folder: Path) -> list[Path]:
+    """Write the charts that the document has something to show in, each light and dark; returns the light ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = document["name"]
+    groups = {"overview": _overview(gather(sweeps[name]))} if name in sweeps else {}
+    groups |= {key.removeprefix(f"{name}_"): _dilation(gather(runs)) for key, runs in sweeps.items() if key != name}
+    groups |= {key: found for key, found in _study_charts(document["studies"]).items()}
+    written = []
+    for key, found in groups.items():
+        if found:
+            written.append(folder / f"{name}_{key}.png")
+            save_png(found, written[-1])
+    return written
+
+
+def _sweep(runs: Sequence[Run], baseline: str | None) -> dict[str, Any]:
+    variants = gather(runs)
+    known = {variant.label for variant in variants}
+    document = summary(runs, variants, find_baseline(variants, baseline if baseline in known else None))
+    document["protocol"] = next(run.result.protocol for run in runs if run.result)
+    document["runs"] = [_run(run) for run in runs]
+    return document
+
+
+def _run(run: Run) -> dict[str, Any]:
+    facts = {key: run.result.facts.get(key) for key in FACTS} if run.result else {}
+    if run.result and facts["date"] is None:  # of before results had a date
+        changed = (run.folder / "result.json").stat().st_mtime
+        facts["date"] = datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds")
+    return {
+        "run": run.name,
+        "variant": run.variant,
+        "seed": run.seed,
+        "state": run.state,
+        "error": run.error,
+        "miou": run.result.miou if run.result else None,
+        **facts,
+    }
+
+
+def _studies(sweep: str, run: Run) -> list[dict[str, Any]]:
+    """What scripts/study.py left in folders of a run: the folder's name says on which images."""
+    found = []
+    for path in sorted(run.folder.glob("*/*.json")):
+        if path.stem not in studies.PANELS:
+            continue
+        document = dict(mapping(load(path), path, "the file"))
+        if document.get("schema") != 1:
+            raise DataError(f"{path}: schema is {document.get('schema')!r}, expected 1; study the run again")
+        if path.stem == "objects":
+            document["points"] = [[round(x, 3), round(y, 4)] for x, y in studies.points(document).tolist()]
+            del document["objects"]
+        found.append({"study": path.stem, "of": path.parent.name, "sweep": sweep, **document})
+    return found
+
+
+def _overview(variants: Sequence[Variant]) -> list[Panel]:
+    best = leader(variants, adapts=True)
+    found = [panels.seeds(variants), panels.by_size(variants, "accuracy_by_size", "Pixel accuracy")]
+    found += [panels.dilation(best, variants)] if best and best.layers else []
+    return [panel for panel in found if panel]
+
+
+def _dilation(variants: Sequence[Variant]) -> list[Panel]:
+    best = leader(variants, adapts=True)
+    return [panels.seeds(variants), *([panels.dilation(best, variants)] if best and best.layers else [])]
+
+
+def _study_charts(found: Sequence[Mapping[str, Any]]) -> dict[str, list[Panel]]:
+    """A chart for each kind of study, of the first net that adapts; objects by length for all nets of one set."""
+    charts: dict[str, list[Panel]] = {}
+    for study in found:
+        if study["study"] != "objects" and study["study"] not in charts and not study["variant"].startswith("dilated"):
+            charts[study["study"]] = studies.PANELS[study["study"]](study)
+    for of in dict.fromkeys(study["of"] for study in found if study["study"] == "objects"):
+        same = [study for study in found if study["study"] == "objects" and study["of"] == of]
+        first = list({study["variant"]: study for study in reversed(same)}.values())[::-1]
+        adapting = [study for study in first if not study["variant"].startswith("dilated")]
+        charts[f"objects_{of}"] = [*map(studies.scatter, adapting[:1]), studies.accuracy_by_length(first)]
+    return charts

@@ -1,0 +1,243 @@
+"""Tables of a Markdown page, made from the JSON files of benchmarks/results, so that no number is copied by hand.
+
+A table stands between two comments, and is written anew from what the first one says:
+
+    <!-- table: creatures | comparison | creatures_control -->
+    <!-- end -->
+
+is the comparison of the sweep creatures_control in creatures.json.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from seg.errors import DataError
+from seg.report.fields import load, mapping
+from seg.report.results import SIZES
+from seg.report.table import Cell, Table, as_markdown, mark_best
+
+MARKED = re.compile(r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+MISSING = "–"
+
+Document = Mapping[str, Any]
+
+
+def fill(page: str, folder: Path) -> str:
+    """The page with every table made anew from the JSON files in a folder.
+
+    raises: DataError that names the table's words where there is no such file, table, sweep or variant
+    """
+
+    def table(found: re.Match[str]) -> str:
+        name, kind, *words = (word.strip() for word in found[2].split("|"))
+        path = folder / f"{name}.json"
+        if kind not in TABLES:
+            raise DataError(f"table: {found[2]}: there are {', '.join(TABLES)}")
+        try:
+            made = TABLES[kind](mapping(load(path), path, "the file"), *words)
+        except (KeyError, StopIteration, TypeError, IndexError) as error:
+            raise DataError(f"table: {found[2]}: {path} has nothing of that ({error})") from None
+        return f"{found[1]}\n{made}\n\n{found[3]}"
+
+    return MARKED.sub(table, page)
+
+
+def comparison(document: Document, sweep: str) -> str:
+    """mIoU over seeds, the difference to the baseline with its interval, accuracy by size, and the parameters."""
+    found = document["sweeps"][sweep]
+    columns = [("", "seeds"), ("", "mIoU"), ("", f"vs {found['baseline']}"), ("", "95 % interval")]
+    columns += [("accuracy", size) for size in SIZES] + [("", "parameters")]
+    rows = []
+    for variant in found["variants"]:
+        sizes = [_mean(variant["accuracy_by_size"].get(size), spread=False) for size in SIZES]
+        cells = [Cell(str(variant["miou"]["n"])), _mean(variant["miou"]), *_difference(variant["difference"]), *sizes]
+        cells.append(
+            Cell(f"{variant['cost']['parameters']['mean']:,.0f}" if "parameters" in variant["cost"] else MISSING)
+        )
+        rows.append((variant["variant"], tuple(cells)))
+    return as_markdown(mark_best(Table(sweep, tuple(columns), tuple(rows)), [1, 4, 5, 6, 7]))
+
+
+def dilation(document: Document, sweep: str, variant: str) -> str:
+    """Effective dilation of a variant: a row for each layer, a column for each size, mean ± standard deviation."""
+    found = next(one for one in document["sweeps"][sweep]["variants"] if one["variant"] == variant)
+    cells = {(row["layer"], row["size"]): row for row in found["effective_dilation"]}
+    rows = []
+    for layer in dict.fromkeys(layer for layer, _ in cells):
+        means = [cells[layer, size] for size in SIZES]
+        texts = [MISSING if one["mean"] is None else f"{one['mean']:.2f} ± {one['std']:.2f}" for one in means]
+        rows.append((layer, tuple(map(Cell, texts))))
+    return as_markdown(Table(variant, tuple(("", size) for size in SIZES), tuple(rows), corner="layer"))
+
+
+def correlations(document: Document, of: str) -> str:
+    """Rank correlation of effective dilation with length or size, with its interval, for each run studied on `of`."""
+    studies = [study for study in _studies(document, "objects", of) if study["correlation"]["all layers"]["rho"]]
+    layers = list(studies[0]["correlation"])
+    rows = []
+    for study in studies:
+        cells = [Cell(str(study["correlation"]["all layers"]["objects"]))]
+        cells += [Cell(_interval(found, "rho")) for found in study["correlation"].values()]
+        rows.append((f"{study['variant']}, seed {study['seed']}", tuple(cells)))
+    columns = [("", "objects"), *(("", layer) for layer in layers)]
+    return as_markdown(Table(of, tuple(columns), tuple(rows), corner="net"))
+
+
+def lengths(document: Document, of: str) -> str:
+    """Mean accuracy of the objects in bins of length or size, with its interval over images, for each run."""
+    studies = _studies(document, "objects", of)
+    bins = [(one["from"], one["to"]) for one in studies[0]["bins"]]
+    rows = []
+    for study in studies:
+        cells = [Cell(_interval(one, "accuracy"), one["accuracy"]) for one in study["bins"]]
+        rows.append((f"{study['variant']}, seed {study['seed']}", tuple(cells)))
+    columns = [("", f"{start:.0f} to {stop:.0f} px ({one['objects']})") for (start, stop), one in
+               zip(bins, studies[0]["bins"], strict=True)]  # fmt: skip
+    return as_markdown(Table(of, tuple(columns), tuple(rows), corner=f"{studies[0]['by']} (objects)"))
+
+
+def classes(document: Document, of: str) -> str:
+    """Effective dilation of the filters on each class by layer, mean ± standard deviation, and their number."""
+    study = _studies(document, "classes", of)[0]
+    cells = {(row["class"], row["layer"]): row for row in study["rows"] if row["count"]}
+    layers = list(dict.fromkeys(layer for _, layer in cells))
+    rows = []
+    for kind in dict.fromkeys(kind for kind, _ in cells):
+        found = [cells[kind, layer] for layer in layers]
+        means = [Cell(f"{one['mean']:.2f} ± {one['std']:.2f}") for one in found]
+        rows.append((kind, (*means, Cell(f"{found[-1]['count']:,}"))))
+    columns = [*(("", layer) for layer in layers), ("", "filters")]
+    return as_markdown(Table(of, tuple(columns), tuple(rows), corner="class"))
+
+
+def object_classes(document: Document, of: str) -> str:
+    """Of each class: objects, mean size, accuracy, effective dilation by layer, and its own rank correlation."""
+    study = next(one for one in _studies(document, "objects", of) if not one["variant"].startswith("dilated"))
+    layers = list(study["classes"][0]["dilation"])
+    rows = []
+    for one in sorted(study["classes"], key=lambda one: one[study["by"]]):
+        cells = [str(one["objects"]), f"{one[study['by']]:.0f}", _two(one["accuracy"])]
+        cells += [_two(one["dilation"].get(layer)) for layer in layers] + [_interval(one["correlation"], "rho")]
+        rows.append((one["class"], tuple(map(Cell, cells))))
+    columns = ("objects", f"{study['by']}, px", "accuracy", *layers, "rank correlation within")
+    return as_markdown(Table(of, tuple(("", name) for name in columns), tuple(rows), corner="class"))
+
+
+def coverage(document: Document, of: str) -> str:
+    """Share of the cells to which no tap is nearest, and that are not read at all, by layer and size."""
+    study = _studies(document, "coverage", of)[0]
+    cells = {(row["layer"], row["size"]): row for row in study["rows"]}
+    sizes = (*SIZES, "all")
+    rows = []
+    for layer in dict.fromkeys(layer for layer, _ in cells):
+        shares = [Cell(_percent(cells[layer, size]["share_without_tap"])) for size in sizes]
+        rows.append((layer, (*shares, Cell(_percent(cells[layer, "all"]["share_not_read"])))))
+    columns = [("no tap within half a cell", size) for size in sizes] + [("", "not read at all")]
+    return as_markdown(Table(of, tuple(columns), tuple(rows), corner="layer"))
+
+
+def content(document: Document, of: str) -> str:
+    """What of the offsets is constant, position and content, and how they correlate with a shifted image's."""
+    study = _studies(document, "content", of)[0]
+    shifted = {row["layer"]: row for row in study["shifted"]}
+    rows = []
+    for row in study["rows"]:
+        shares = [Cell(_percent(row[part])) for part in ("constant", "position", "content")]
+        follow = [_two(shifted[row["layer"]][key]) for key in ("follows", "stays")]
+        rows.append((row["layer"], (Cell(f"{row['rms']:.2f}"), *shares, *map(Cell, follow))))
+    columns = [("", "rms, cells"), ("", "constant"), ("", "position"), ("", "content")]
+    columns += [("image shifted, correlation", name) for name in ("same content", "same place")]
+    return as_markdown(Table(of, tuple(columns), tuple(rows), corner="layer"))
+
+
+def movement(document: Document, of: str) -> str:
+    """How far one training step moves taps: over all steps measured, and over the first and the last tenth of them."""
+    study = _studies(document, "movement", of)[0]
+    steps = sorted({row["step"] for row in study["steps"]})
+    tenth = max(len(steps) // 10, 1)
+    rows = []
+    for layer in study["counts"]:
+        mine = [row for row in study["steps"] if row["layer"] == layer]
+        for name, part in (("all", mine), ("first tenth", mine[:tenth]), ("last tenth", mine[-tenth:])):
+            n = len(part)
+            means = [sum(row[key] for row in part) / n for key in ("median", "q999")]
+            cells = [f"{value:.2g}" for value in means] + [f"{max(row['longest'] for row in part):.2g}"]
+            cells += [
+                _percent(sum(row[key] for row in part) / n) for key in ("longer_than_a_cell", "into_another_cell")
+            ]
+            rows.append((f"{layer}, {name}", tuple(map(Cell, cells))))
+    columns = ("median", "99.9 %", "longest", "longer than a cell", "into another cell")
+    return as_markdown(Table(of, tuple(("", name) for name in columns), tuple(rows), corner="move in one step, cells"))
+
+
+def provenance(document: Document) -> str:
+    """Commits, devices, dates and budgets of the runs of each sweep."""
+    rows = []
+    for name, sweep in document["sweeps"].items():
+        done = [run for run in sweep["runs"] if run["state"] == "done"]
+        dates = sorted(run["date"][:10] for run in done)
+        facts = [_all(run[key] for run in done) for key in ("commit", "device", "budget")]
+        cells = [str(len(done)), f"{sweep['data']['split']}, {sweep['data']['images']} images", *facts]
+        cells.append(" to ".join(dict.fromkeys((dates[0], dates[-1]))))
+        rows.append((name, tuple(map(Cell, cells))))
+    columns = ("runs", "evaluated on", "commit", "device", "budget", "date")
+    return as_markdown(Table("runs", tuple(("", name) for name in columns), tuple(rows), corner="sweep"))
+
+
+TABLES: Mapping[str, Callable[..., str]] = {
+    "classes": classes,
+    "comparison": comparison,
+    "content": content,
+    "correlations": correlations,
+    "coverage": coverage,
+    "dilation": dilation,
+    "lengths": lengths,
+    "movement": movement,
+    "object_classes": object_classes,
+    "provenance": provenance,
+}
+
+
+def _studies(document: Document, kind: str, of: str) -> list[Document]:
+    """The studies of a kind in folders called `of`; IndexError where there is none."""
+    found = [study for study in document["studies"] if study["study"] == kind and study["of"] == of]
+    if not found:
+        raise IndexError(f"no study {kind} of {of}")
+    return sorted(found, key=lambda study: not study["variant"].startswith("dilated"))
+
+
+def _mean(found: Mapping[str, Any] | None, *, spread: bool = True) -> Cell:
+    if not found or found["mean"] is None:
+        return Cell(MISSING)
+    std = f" ± {found['std']:.3f}" if spread and found["std"] is not None else ""
+    return Cell(f"{found['mean']:.3f}{std}", found["mean"])
+
+
+def _difference(found: Mapping[str, Any] | None) -> list[Cell]:
+    if found is None:
+        return [Cell("baseline"), Cell("")]
+    interval = MISSING if found["low"] is None else f"{found['low']:+.3f} to {found['high']:+.3f}"
+    return [Cell(f"{found['mean']:+.3f}".replace("-", "−")), Cell(interval.replace("-", "−"))]
+
+
+def _interval(found: Mapping[str, Any], key: str) -> str:
+    if found[key] is None:
+        return MISSING
+    ends = "" if found["low"] is None else f" ({found['low']:.2f} to {found['high']:.2f})"
+    return f"{found[key]:.2f}{ends}".replace("-", "−")
+
+
+def _two(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.2f}".replace("-", "−")
+
+
+def _percent(value: float | None) -> str:
+    return MISSING if value is None else f"{100 * value:.1f} %"
+
+
+def _all(values: Sequence[str] | Any) -> str:
+    return ", ".join(dict.fromkeys(str(value) for value in values))

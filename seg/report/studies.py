@@ -1,0 +1,277 @@
+"""Charts of what scripts/study.py measured, drawn from its JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+
+from seg.report.figures import Panel, grid
+from seg.report.theme import Theme, layer_role
+
+Document = Mapping[str, Any]
+SIZES = ("small", "medium", "large", "background")
+
+
+def points(document: Document) -> np.ndarray:
+    """[objects, 2]: length or size, and effective dilation averaged over layers; objects without a filter are out."""
+    if "points" in document:
+        return np.array(document["points"]).reshape(-1, 2)
+    rows = [
+        (row[document["by"]], [v for v in row["dilation"].values() if v is not None]) for row in document["objects"]
+    ]
+    return np.array([(size, np.mean(values)) for size, values in rows if values]).reshape(-1, 2)
+
+
+def scatter(document: Document) -> Panel:
+    """Effective dilation of each object, averaged over layers, against its length or size."""
+    key, found = document["by"], document["correlation"]["all layers"]
+    shown = points(document)
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        axes.plot(*shown.T, "o", color=theme["adapts-0"], markersize=3, alpha=0.45, markeredgewidth=0)
+        axes.set_xscale("log")
+        axes.set_ylim(bottom=0)
+        grid(axes, theme)
+        _plain_ticks(axes, shown[:, 0])
+        axes.set_xlabel(f"{key} of the object in px")
+        axes.set_ylabel("effective dilation, cells")
+
+    return Panel(
+        f"One dot an object: ρ = {_correlation(found)}",
+        f"Effective dilation against {key} of {found['objects']} objects, rank correlation {_correlation(found)}",
+        draw,
+    )
+
+
+def accuracy_by_length(documents: Sequence[Document]) -> Panel:
+    """Mean accuracy of the objects in each bin of length, a line for each net; bars are 95 % intervals over images.
+
+    A dashed line marks where the training's objects end, if some are longer.
+    """
+    key, longest = documents[0]["by"], documents[0].get("longest_in_training")
+    longest = longest if longest and longest < documents[0]["bins"][-1]["to"] else None
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for index, (document, role) in enumerate(zip(documents, _roles(documents), strict=True)):
+            bins = [one for one in document["bins"] if one["accuracy"] is not None]
+            x = [(one["from"] * one["to"]) ** 0.5 * 1.015 ** (index - len(documents) / 2) for one in bins]
+            y = np.array([one["accuracy"] for one in bins])
+            low, high = (np.array([v if (v := one[k]) is not None else one["accuracy"] for one in bins]) for k in ENDS)
+            axes.errorbar(x, y, [y - low, high - y], fmt="none", ecolor=theme[role], alpha=0.5, elinewidth=1.5)
+            axes.plot(x, y, "o-", color=theme[role], markersize=5, linewidth=1.8, label=document["variant"])
+        if longest:
+            axes.axvline(longest, color=theme["muted"], linewidth=1, dashes=(4, 3))
+        axes.set_xscale("log")
+        grid(axes, theme)
+        _plain_ticks(axes, [edge for document in documents for one in document["bins"] for edge in _edges(one)])
+        axes.set_xlabel(f"{key} of the object in px" + ("; dashes: the longest in training" if longest else ""))
+        axes.set_ylabel("accuracy")
+        _legend(axes, theme)
+
+    return Panel(f"Accuracy by {key}", f"Accuracy of objects by {key}: {_names(documents)}", draw)
+
+
+def lengths_of_moves(document: Document) -> Panel:
+    """How often a tap moves how far in one step of training, by layer, on logarithmic axes."""
+    edges = np.array(document["edges"])
+    middle = np.sqrt(np.maximum(edges[:-1], edges[1] / 2) * edges[1:])
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        layers = list(document["counts"])
+        for index, layer in enumerate(layers):
+            share = np.array(document["counts"][layer]) / max(sum(document["counts"][layer]), 1)
+            axes.plot(middle, share, color=theme[layer_role(index, len(layers))], linewidth=1.8, label=layer)
+        axes.axvline(1, color=theme["muted"], linewidth=1, dashes=(4, 3))
+        axes.set_xscale("log")
+        grid(axes, theme)
+        axes.set_xlabel("move of a tap in one step, cells; dashes: one cell")
+        axes.set_ylabel("share of the moves")
+        _legend(axes, theme)
+
+    return Panel("Moves in one step", "Histogram of the moves of taps in one step of training, by layer", draw)
+
+
+def moves_over_training(document: Document) -> Panel:
+    """Median and 99.9 % of the moves, the largest of the layers, over the steps of the training."""
+    steps = sorted({row["step"] for row in document["steps"]})
+    largest = {
+        name: [max(row[key] for row in document["steps"] if row["step"] == step) for step in steps]
+        for name, key in (("median", "median"), ("99.9 %", "q999"))
+    }
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for role, (name, values) in zip(("layer-2", "layer-4"), largest.items(), strict=True):
+            axes.plot(steps, np.maximum(values, 1e-6), color=theme[role], linewidth=1.5, label=name)
+        axes.axhline(1, color=theme["muted"], linewidth=1, dashes=(4, 3))
+        axes.set_yscale("log")
+        grid(axes, theme)
+        axes.set_xlabel("step of training")
+        axes.set_ylabel("move in one step, cells")
+        _legend(axes, theme)
+
+    return Panel("Moves over the training", "Median and 99.9 % of the moves in one step, over the training", draw)
+
+
+def unread(document: Document) -> Panel:
+    """The share of the cells to which no tap is nearest, by layer and size."""
+    rows = {(row["layer"], row["size"]): row["share_without_tap"] for row in document["rows"]}
+    layers = list(dict.fromkeys(layer for layer, _ in rows))
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        width = 0.8 / len(layers)
+        for index, layer in enumerate(layers):
+            values = [rows[layer, size] or 0 for size in SIZES]
+            places = np.arange(4) + width * (index - (len(layers) - 1) / 2)
+            axes.bar(places, values, 0.9 * width, color=theme[layer_role(index, len(layers))], label=layer)
+        grid(axes, theme)
+        axes.set_xticks(range(4), SIZES)
+        axes.yaxis.set_major_formatter("{x:.0%}")
+        axes.set_ylabel("cells without a tap within half a cell")
+        _legend(axes, theme)
+
+    return Panel("Cells that no tap is nearest to", "Share of cells without a tap within half a cell, by size", draw)
+
+
+def taps(document: Document, layer: str) -> Panel:
+    """How many taps are nearest to each cell in one image; objects outlined, cells without a tap in the accent."""
+    found = document["map"]["layers"][layer]
+    counts, objects = np.array(found["taps"]), np.array(found["on_object"])
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        shown = axes.imshow(np.ma.masked_equal(counts, 0), cmap="viridis", vmin=0, vmax=np.quantile(counts, 0.99))
+        axes.imshow(np.ma.masked_not_equal(counts, 0), cmap=ListedColormap([theme["accent"]]), vmin=0, vmax=1)
+        axes.contour(objects, [0.5], colors=[theme["paper"]], linewidths=1.4)
+        axes.set_axis_off()
+        axes.figure.colorbar(shown, ax=axes, shrink=0.8, label="taps")
+
+    return Panel(
+        f"{layer}, {document['map']['image']}", f"Taps nearest to each cell of the map that {layer} reads", draw
+    )
+
+
+def shares(document: Document) -> Panel:
+    """What of each layer's offsets is constant, position and content, as bars that add up to one."""
+    rows = [row for row in document["rows"] if row["content"] is not None]
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        start = np.zeros(len(rows))
+        for role, part in (("fixed-3", "constant"), ("size-1", "position"), ("adapts-0", "content")):
+            values = np.array([row[part] for row in rows])
+            axes.barh(range(len(rows)), values, 0.6, start, color=theme[role], label=part)
+            start += values
+        axes.set_yticks(range(len(rows)), [row["layer"] for row in rows])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        axes.xaxis.set_major_formatter("{x:.0%}")
+        axes.set_xlabel("share of the offsets' mean square")
+        grid(axes, theme, "x")
+        axes.legend(
+            frameon=False, fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1), labelcolor=theme["ink"]
+        )
+
+    return Panel("", "What of the offsets is constant, position and content, by layer", draw)
+
+
+def shifted(document: Document) -> Panel:
+    """Correlation of offsets at the same content and at the same place once the image is shifted, by layer."""
+    rows = [row for row in document["shifted"] if row["follows"] is not None]
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for role, key, name in (
+            ("adapts-0", "follows", "at the same content"),
+            ("size-1", "stays", "at the same place"),
+        ):
+            axes.plot([row[key] for row in rows], range(len(rows)), "o", color=theme[role], markersize=7, label=name)
+        axes.set_yticks(range(len(rows)), [row["layer"] for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(-0.1, 1.05)
+        grid(axes, theme, "x")
+        axes.set_xlabel(f"correlation of offsets, image shifted by {document['shift']} px")
+        _legend(axes, theme)
+
+    return Panel("Offsets of a shifted image", "Correlation of offsets when the image is shifted, by layer", draw)
+
+
+def classes(document: Document) -> Panel:
+    """Effective dilation of the filters on each class, by layer; the classes in the order of their mean."""
+    cells = {(row["class"], row["layer"]): row["mean"] for row in document["rows"] if row["mean"] is not None}
+    layers = list(dict.fromkeys(layer for _, layer in cells))
+    known = dict.fromkeys(kind for kind, _ in cells)
+    names = sorted(known, key=lambda kind: np.mean([cells[kind, layer] for layer in layers]))
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for index, layer in enumerate(layers):
+            values = [cells[kind, layer] for kind in names]
+            role = layer_role(index, len(layers))
+            axes.plot(values, range(len(names)), "o", color=theme[role], markersize=6, label=layer)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlim(left=0)
+        grid(axes, theme, "x")
+        axes.set_xlabel("effective dilation, cells")
+        _legend(axes, theme)
+
+    return Panel("By class", "Mean effective dilation of the filters on each class, by layer", draw)
+
+
+def _objects(document: Document) -> list[Panel]:
+    return [scatter(document), accuracy_by_length([document])]
+
+
+def _coverage(document: Document) -> list[Panel]:
+    return [unread(document), *(taps(document, layer) for layer in list(document["map"]["layers"])[-2:])]
+
+
+def _content(document: Document) -> list[Panel]:
+    return [shares(document), shifted(document)]
+
+
+def _movement(document: Document) -> list[Panel]:
+    return [lengths_of_moves(document), moves_over_training(document)]
+
+
+PANELS: Mapping[str, Callable[[Document], list[Panel]]] = {
+    "objects": _objects,
+    "classes": lambda document: [classes(document)],
+    "coverage": _coverage,
+    "content": _content,
+    "movement": _movement,
+}
+ENDS = ("low", "high")
+
+
+def _edges(one: Mapping[str, Any]) -> tuple[float, float]:
+    return one["from"], one["to"]
+
+
+def _roles(documents: Sequence[Document]) -> list[str]:
+    """Greys for the nets of fixed sampling, strong colours for the others."""
+    fixed = [document["variant"].startswith("dilated") for document in documents]
+    return [f"{'fixed' if f else 'adapts'}-{(1 + 2 * fixed[:i].count(True)) % 4 if f else fixed[:i].count(False) % 4}"
+            for i, f in enumerate(fixed)]  # fmt: skip
+
+
+def _names(documents: Sequence[Document]) -> str:
+    return ", ".join(str(document["variant"]) for document in documents)
+
+
+def _correlation(found: Mapping[str, Any]) -> str:
+    if found["rho"] is None:
+        return "not defined"
+    interval = "" if found["low"] is None else f" ({found['low']:.2f} to {found['high']:.2f})"
+    return f"{found['rho']:.2f}{interval}".replace("-", "−")
+
+
+def _plain_ticks(axes: Axes, values: Any) -> None:
+    """Round numbers on a logarithmic axis of px."""
+    low, high = min(values), max(values)
+    ticks = [t for t in (5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560) if 0.9 * low <= t <= 1.1 * high]
+    axes.set_xticks(ticks, [str(t) for t in ticks])
+    axes.minorticks_off()
+
+
+def _legend(axes: Axes, theme: Theme) -> None:
+    axes.legend(frameon=False, fontsize=9, labelcolor=theme["ink"])
