@@ -37,7 +37,7 @@ def scatter(document: Document) -> Panel:
         axes.set_ylim(bottom=0)
         grid(axes, theme)
         _plain_ticks(axes, shown[:, 0])
-        axes.set_xlabel(f"{key} of the object in px")
+        axes.set_xlabel(_of_the_object(key))
         axes.set_ylabel("effective dilation, cells")
 
     return Panel(
@@ -68,7 +68,7 @@ def accuracy_by_length(documents: Sequence[Document]) -> Panel:
         axes.set_xscale("log")
         grid(axes, theme)
         _plain_ticks(axes, [edge for document in documents for one in document["bins"] for edge in _edges(one)])
-        axes.set_xlabel(f"{key} of the object in px" + ("; dashes: the longest in training" if longest else ""))
+        axes.set_xlabel(_of_the_object(key) + ("; dashes: the longest in training" if longest else ""))
         axes.set_ylabel("accuracy")
         _legend(axes, theme)
 
@@ -129,7 +129,7 @@ def unread(document: Document) -> Panel:
             axes.bar(places, values, 0.9 * width, color=theme[layer_role(index, len(layers))], label=layer)
         grid(axes, theme)
         axes.set_xticks(range(4), SIZES)
-        axes.yaxis.set_major_formatter("{x:.0%}")
+        axes.yaxis.set_major_formatter("{x:.2%}")
         axes.set_ylabel("cells without a tap within half a cell")
         _legend(axes, theme)
 
@@ -191,7 +191,7 @@ def shifted(document: Document) -> Panel:
         axes.set_xlim(-0.1, 1.05)
         grid(axes, theme, "x")
         axes.set_xlabel(f"correlation of offsets, image shifted by {document['shift']} px")
-        _legend(axes, theme)
+        axes.legend(frameon=False, fontsize=9, labelcolor=theme["ink"], loc="lower center", bbox_to_anchor=(0.55, 0.05))
 
     return Panel("Offsets of a shifted image", "Correlation of offsets when the image is shifted, by layer", draw)
 
@@ -212,7 +212,7 @@ def classes(document: Document) -> Panel:
         axes.set_xlim(left=0)
         grid(axes, theme, "x")
         axes.set_xlabel("effective dilation, cells")
-        _legend(axes, theme)
+        axes.legend(frameon=False, fontsize=9, labelcolor=theme["ink"], loc="lower center", bbox_to_anchor=(0.55, 0.05))
 
     return Panel("By class", "Mean effective dilation of the filters on each class, by layer", draw)
 
@@ -241,6 +241,10 @@ PANELS: Mapping[str, Callable[[Document], list[Panel]]] = {
     "movement": _movement,
 }
 ENDS = ("low", "high")
+
+
+def _of_the_object(key: str) -> str:
+    return "size of the object in px of the net's input" if key == "seen" else f"{key} of the object in px"
 
 
 def _edges(one: Mapping[str, Any]) -> tuple[float, float]:
