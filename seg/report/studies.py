@@ -169,9 +169,7 @@ def shares(document: Document) -> Panel:
         axes.xaxis.set_major_formatter("{x:.0%}")
         axes.set_xlabel("share of the offsets' mean square")
         grid(axes, theme, "x")
-        axes.legend(
-            frameon=False, fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1), labelcolor=theme["ink"]
-        )
+        _legend_above(axes, theme)
 
     return Panel("", "What of the offsets is constant, position and content, by layer", draw)
 
@@ -207,14 +205,14 @@ def classes(document: Document) -> Panel:
         for index, layer in enumerate(layers):
             values = [cells[kind, layer] for kind in names]
             role = layer_role(index, len(layers))
-            axes.plot(values, range(len(names)), "o", color=theme[role], markersize=6, label=layer)
-        axes.set_yticks(range(len(names)), names)
+            axes.plot(values, range(len(names)), "o", color=theme[role], markersize=5, label=layer, clip_on=False)
+        axes.set_yticks(range(len(names)), names, fontsize=min(10, 150 / len(names)))
         axes.set_xlim(left=0)
         grid(axes, theme, "x")
         axes.set_xlabel("effective dilation, cells")
-        axes.legend(frameon=False, fontsize=9, labelcolor=theme["ink"], loc="lower center", bbox_to_anchor=(0.55, 0.05))
+        _legend_above(axes, theme)
 
-    return Panel("By class", "Mean effective dilation of the filters on each class, by layer", draw)
+    return Panel("", "Mean effective dilation of the filters on each class, by layer", draw)
 
 
 def _objects(document: Document) -> list[Panel]:
@@ -275,6 +273,13 @@ def _plain_ticks(axes: Axes, values: Any) -> None:
     ticks = [t for t in (5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560) if 0.9 * low <= t <= 1.1 * high]
     axes.set_xticks(ticks, [str(t) for t in ticks])
     axes.minorticks_off()
+
+
+def _legend_above(axes: Axes, theme: Theme) -> None:
+    """In one line, where the panel has no title."""
+    axes.legend(
+        frameon=False, fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.4, 1), labelcolor=theme["ink"]
+    )
 
 
 def _legend(axes: Axes, theme: Theme) -> None:
