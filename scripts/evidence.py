@@ -21,6 +21,8 @@ def main(config: DictConfig) -> None:
     text = page.read_text(encoding="utf-8")
     page.write_text(published.fill(text, results), encoding="utf-8")
     print(page)
+    for words in published.absent(text, results):
+        print(f"no results for the table: {words}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ A table stands between two comments, and is written anew from what the first one
     <!-- table: creatures | comparison | creatures_control -->
     <!-- end -->
 
-is the comparison of the sweep creatures_control in creatures.json.
+is the comparison of the sweep creatures_control in creatures.json. Where that file, sweep or study is missing, the page
+says that it was not measured.
 """
 
 from __future__ import annotations
@@ -22,28 +23,36 @@ from seg.report.table import Cell, Table, as_markdown, mark_best
 
 MARKED = re.compile(r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 MISSING = "–"
+NOTHING = "Not measured."
 
 Document = Mapping[str, Any]
 
 
 def fill(page: str, folder: Path) -> str:
-    """The page with every table made anew from the JSON files in a folder.
-
-    raises: DataError that names the table's words where there is no such file, table, sweep or variant
-    """
+    """The page with every table made anew from the JSON files in a folder; raises DataError for an unknown table."""
 
     def table(found: re.Match[str]) -> str:
-        name, kind, *words = (word.strip() for word in found[2].split("|"))
-        path = folder / f"{name}.json"
-        if kind not in TABLES:
-            raise DataError(f"table: {found[2]}: there are {', '.join(TABLES)}")
-        try:
-            made = TABLES[kind](mapping(load(path), path, "the file"), *words)
-        except (KeyError, StopIteration, TypeError, IndexError) as error:
-            raise DataError(f"table: {found[2]}: {path} has nothing of that ({error})") from None
-        return f"{found[1]}\n{made}\n\n{found[3]}"
+        return f"{found[1]}\n{_made(found[2], folder) or NOTHING}\n\n{found[3]}"
 
     return MARKED.sub(table, page)
+
+
+def absent(page: str, folder: Path) -> list[str]:
+    """The tables of a page that there are no results for, as their comments call them."""
+    return [found[2] for found in MARKED.finditer(page) if _made(found[2], folder) is None]
+
+
+def _made(words: str, folder: Path) -> str | None:
+    name, kind, *arguments = (word.strip() for word in words.split("|"))
+    if kind not in TABLES:
+        raise DataError(f"table: {words}: there are {', '.join(TABLES)}")
+    path = folder / f"{name}.json"
+    if not path.exists():
+        return None
+    try:
+        return TABLES[kind](mapping(load(path), path, "the file"), *arguments)
+    except LookupError:
+        return None
 
 
 def comparison(document: Document, sweep: str) -> str:
@@ -64,7 +73,7 @@ def comparison(document: Document, sweep: str) -> str:
 
 def dilation(document: Document, sweep: str, variant: str) -> str:
     """Effective dilation of a variant: a row for each layer, a column for each size, mean ± standard deviation."""
-    found = next(one for one in document["sweeps"][sweep]["variants"] if one["variant"] == variant)
+    found = {one["variant"]: one for one in document["sweeps"][sweep]["variants"]}[variant]
     cells = {(row["layer"], row["size"]): row for row in found["effective_dilation"]}
     rows = []
     for layer in dict.fromkeys(layer for layer, _ in cells):
@@ -102,7 +111,7 @@ def lengths(document: Document, of: str) -> str:
 
 def classes(document: Document, of: str) -> str:
     """Effective dilation of the filters on each class by layer, mean ± standard deviation, and their number."""
-    study = _studies(document, "classes", of)[0]
+    study = _adaptive(document, "classes", of)
     cells = {(row["class"], row["layer"]): row for row in study["rows"] if row["count"]}
     layers = list(dict.fromkeys(layer for _, layer in cells))
     rows = []
@@ -116,7 +125,7 @@ def classes(document: Document, of: str) -> str:
 
 def object_classes(document: Document, of: str) -> str:
     """Of each class: objects, mean size, accuracy, effective dilation by layer, and its own rank correlation."""
-    study = next(one for one in _studies(document, "objects", of) if not one["variant"].startswith("dilated"))
+    study = _adaptive(document, "objects", of)
     layers = list(study["classes"][0]["dilation"])
     rows = []
     for one in sorted(study["classes"], key=lambda one: one[study["by"]]):
@@ -129,7 +138,7 @@ def object_classes(document: Document, of: str) -> str:
 
 def coverage(document: Document, of: str) -> str:
     """Share of the cells to which no tap is nearest, and that are not read at all, by layer and size."""
-    study = _studies(document, "coverage", of)[0]
+    study = _adaptive(document, "coverage", of)
     cells = {(row["layer"], row["size"]): row for row in study["rows"]}
     sizes = (*SIZES, "all")
     rows = []
@@ -142,7 +151,7 @@ def coverage(document: Document, of: str) -> str:
 
 def content(document: Document, of: str) -> str:
     """What of the offsets is constant, position and content, and how they correlate with a shifted image's."""
-    study = _studies(document, "content", of)[0]
+    study = _adaptive(document, "content", of)
     shifted = {row["layer"]: row for row in study["shifted"]}
     rows = []
     for row in study["rows"]:
@@ -156,7 +165,7 @@ def content(document: Document, of: str) -> str:
 
 def movement(document: Document, of: str) -> str:
     """How far one training step moves taps: over all steps measured, and over the first and the last tenth of them."""
-    study = _studies(document, "movement", of)[0]
+    study = _adaptive(document, "movement", of)
     steps = sorted({row["step"] for row in study["steps"]})
     tenth = max(len(steps) // 10, 1)
     rows = []
@@ -203,11 +212,17 @@ TABLES: Mapping[str, Callable[..., str]] = {
 
 
 def _studies(document: Document, kind: str, of: str) -> list[Document]:
-    """The studies of a kind in folders called `of`; IndexError where there is none."""
+    """The studies of a kind in folders called `of`; LookupError where there is none."""
     found = [study for study in document["studies"] if study["study"] == kind and study["of"] == of]
     if not found:
-        raise IndexError(f"no study {kind} of {of}")
+        raise LookupError(f"no study {kind} of {of}")
     return sorted(found, key=lambda study: not study["variant"].startswith("dilated"))
+
+
+def _adaptive(document: Document, kind: str, of: str) -> Document:
+    """The first of the studies that is of no dilated net; LookupError where there is none."""
+    found = [study for study in _studies(document, kind, of) if not study["variant"].startswith("dilated")]
+    return found[0]
 
 
 def _mean(found: Mapping[str, Any] | None, *, spread: bool = True) -> Cell:

@@ -1,0 +1,152 @@
+"""Tables made from kept results, and the page that is published."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from seg.errors import ConfigError, DataError
+from seg.report.evidence import evidence, read_sweeps, write
+from seg.report.published import MARKED, absent, fill
+from tests.report.conftest import per_image, result
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def kept(write_run: Callable[..., Path], tmp_path: Path) -> Path:
+    """creatures.json of a sweep with its choice on val, where dilated 4 is better, as on test dilated 2 is."""
+    for seed in (0, 1):
+        for name, on_test, on_val in (("dilated 2", 0.80, 0.70), ("dilated 4", 0.78, 0.72), ("deformable", 0.9, None)):
+            miou = on_test + 0.02 * seed
+            document = result(name, seed, miou, per_image=per_image([miou] * 4), date="2026-11-21T16:00:00+00:00")
+            write_run(f"creatures/{name},{seed}", document)
+            if on_val:
+                write_run(f"creatures_val/{name},{seed}", result(name, seed, on_val))
+    sweeps = read_sweeps(tmp_path / "runs", "creatures")
+    assert sorted(sweeps) == ["creatures", "creatures_val"]
+    write(evidence(sweeps, "creatures"), tmp_path / "kept" / "creatures.json")
+    return tmp_path / "kept"
+
+
+def table(kept: Path, words: str) -> list[list[str]]:
+    page = fill(f"before\n<!-- table: {words} -->\nold\n<!-- end -->\nafter\n", kept)
+    assert page.startswith("before\n<!-- table: ")
+    assert page.endswith("<!-- end -->\nafter\n")
+    assert "old" not in page
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
+
+
+def test_the_baseline_is_the_dilation_that_is_best_on_val(kept: Path) -> None:
+    head, _, *rows = table(kept, "creatures | comparison | creatures")
+    assert head[3] == "vs dilated 4"
+    cells = {row[0]: row for row in rows}
+    assert cells["dilated 2"][:4] == ["dilated 2", "2", "0.810 ± 0.014", "+0.020"]
+    assert cells["dilated 4"][3] == "baseline"
+    assert cells["deformable"][2:5] == ["**0.910 ± 0.014**", "+0.120", "+0.120 to +0.120"]
+    assert cells["deformable"][5:9] == ["0.550", "0.650", "0.750", "0.950"]
+
+
+def test_every_run_says_where_it_comes_from(kept: Path) -> None:
+    runs = json.loads((kept / "creatures.json").read_text())["sweeps"]["creatures"]["runs"]
+    assert [run["miou"] for run in runs if run["variant"] == "deformable"] == [0.9, 0.92]
+    for run in runs:
+        assert (run["commit"], run["device"], run["date"][:10]) == ("abc1234", "CPU, 2 cores", "2026-11-21")
+        assert run["command"].startswith("python scripts/")
+    rows = table(kept, "creatures | provenance")[2:]
+    assert rows[0][:2] == ["creatures", "6"]
+    assert rows[0][3:6] == ["abc1234", "CPU, 2 cores", "600 iterations of batch 16"]
+
+
+def test_effective_dilation_is_a_row_for_each_layer(kept: Path) -> None:
+    head, _, *rows = table(kept, "creatures | dilation | creatures | deformable")
+    assert head == ["layer", "small", "medium", "large", "background"]
+    assert rows[1] == ["layer4.1.conv2", "1.50 ± 0.50", "3.00 ± 0.50", "4.50 ± 0.50", "1.25 ± 0.50"]
+
+
+def test_classes_have_a_row_with_each_layer_and_are_ordered_by_the_size_of_their_objects(kept: Path) -> None:
+    rows = [
+        {"layer": layer, "class": kind, "mean": mean, "std": 0.25, "count": count}
+        for layer in ("a", "b")
+        for kind, mean, count in (("road", 3.0, 1200), ("car", 1.5, 40), ("dog", None, 0))
+    ]
+    found = {"rho": -0.5, "low": -0.75, "high": 0.25}
+    classes = [
+        {
+            "class": kind,
+            "objects": n,
+            "size": size,
+            "accuracy": 0.5,
+            "dilation": {"a": 1.5, "b": None},
+            "correlation": found,
+        }
+        for kind, n, size in (("car", 20, 60.4), ("pole", 7, 9.6))
+    ]
+    facts = {"of": "study", "variant": "deformable", "seed": 0}
+    studies = [
+        {"study": "classes", "rows": rows, **facts},
+        {"study": "objects", "by": "size", "classes": classes, **facts},
+    ]
+    (kept / "streets.json").write_text(json.dumps({"studies": studies}))
+    head, _, road, car = table(kept, "streets | classes | study")
+    assert head == ["class", "a", "b", "filters"]
+    assert (road, car) == (["road", *["3.00 ± 0.25"] * 2, "1,200"], ["car", *["1.50 ± 0.25"] * 2, "40"])
+    head, _, pole, car = table(kept, "streets | object_classes | study")
+    assert head[1:6] == ["objects", "size, px", "accuracy", "a", "b"]
+    assert pole == ["pole", "7", "10", "0.50", "1.50", "–", "−0.50 (−0.75 to 0.25)"]
+    assert car[:3] == ["car", "20", "60"]
+
+
+def test_lists_of_numbers_take_one_line_and_are_the_same_document(tmp_path: Path) -> None:
+    document = {
+        "points": [[1.5, -2e-05], [3, 4]],
+        "none": [],
+        "words": ["a", "b"],
+        "mixed": [1, None],
+        "deep": {"x": 1},
+    }
+    write(document, tmp_path / "a" / "x.json")
+    text = (tmp_path / "a" / "x.json").read_text()
+    assert json.loads(text) == document
+    assert "[1.5, -2e-05]" in text
+    assert "[1, null]" in text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "nothing | comparison | creatures",
+        "creatures | comparison | others",
+        "creatures | dilation | creatures | dilated 3",
+        "creatures | movement | study",
+    ],
+)
+def test_what_there_are_no_results_for_is_said_to_be_missing(kept: Path, words: str) -> None:
+    page = f"<!-- table: {words} -->\n| 1 |\n<!-- end -->\n<!-- table: creatures | provenance -->\n<!-- end -->\n"
+    filled = fill(page, kept)
+    assert filled.startswith(f"<!-- table: {words} -->\n\nNot measured.\n\n<!-- end -->\n")
+    assert absent(page, kept) == absent(filled, kept) == [words]
+
+
+def test_a_table_of_no_kind_is_refused_with_the_kinds(kept: Path) -> None:
+    with pytest.raises(DataError, match="colours: there are .*comparison"):
+        table(kept, "creatures | colours")
+
+
+def test_a_folder_without_such_sweeps_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no folder camvid"):
+        read_sweeps(tmp_path, "camvid")
+
+
+def test_the_published_tables_are_those_of_the_kept_results() -> None:
+    page = (ROOT / "docs" / "RESULTS.md").read_text(encoding="utf-8")
+    assert len(MARKED.findall(page)) >= 10
+    assert fill(page, ROOT / "benchmarks" / "results") == page, "run python scripts/evidence.py"
+
+
+def test_the_published_charts_are_there_and_creatures_only() -> None:
+    """No photograph enters the project: charts are drawn, and named after what they were drawn from."""
+    page = (ROOT / "docs" / "RESULTS.md").read_text(encoding="utf-8")
+    for path in sorted((ROOT / "docs" / "results").glob("*.png")):
+        assert path.stem.removesuffix("-dark") in page, f"{path.name} is shown nowhere"

@@ -1,0 +1,148 @@
+"""study and evidence as commands, on two tiny runs: what they write, and what they say to bad usage."""
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+
+from seg.data import Creatures
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from training import train_run  # noqa: E402
+
+TINY = ["head.hidden=8", "data.batch_size=2", "trainer.iterations=3", "trainer.log_every=1", "evaluate=true"]
+TINY += ["++data.train.images=4", "++data.evaluate.images=3", "runtime.threads=1", "runtime.precision=fp32"]
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one sweep of a deformable and a dilated net, three steps old."""
+    folder = tmp_path_factory.mktemp("sweeps")
+    for variant in ("deform_3", "dilated_2"):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            config = compose("train", [*TINY, f"variant={variant}", f"run={folder / 'creatures' / variant}"])
+        train_run(config)
+    return folder
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run a script in this process, as its command line would; its exit code and all that it printed."""
+
+    def run(script: str, *arguments: object) -> tuple[int, str]:
+        for name in ("PYTHONPATH", "HYDRA_FULL_ERROR"):
+            monkeypatch.setenv(name, os.environ.get(name, ""))  # put back afterwards
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
+        GlobalHydra.instance().clear()
+        with pytest.raises(SystemExit) as ended:
+            importlib.import_module(script).main()
+        said = capfd.readouterr()
+        return int(ended.value.code or 0), said.out + said.err
+
+    return run
+
+
+def test_every_study_and_then_the_evidence(command: Command, sweeps: Path, tmp_path: Path) -> None:
+    run = sweeps / "creatures" / "deform_3"
+    studies = "studies=[objects,classes,coverage,content,movement]"
+    code, said = command("study", f"run={run}", studies, "movement.every=2", "movement.images=1")
+    assert code == 0, said
+    found = {path.stem: json.loads(path.read_text()) for path in (run / "study").glob("*.json")}
+    assert sorted(found) == ["classes", "content", "coverage", "movement", "objects"]
+    assert len(list((run / "study").glob("*.png"))) == 10, "light and dark"
+    for document in found.values():
+        assert document["variant"] == "deformable 3 layers"
+        assert document["data"] == {"name": "creatures", "split": "val", "images": 3}
+    data = Creatures("val", images=3)
+    lengths = np.concatenate([2 * data.lengths(index) for index in range(3)])
+    rows = found["objects"]["objects"]
+    assert [row["length"] for row in rows] == pytest.approx(lengths.tolist())
+    assert {row["class"] for row in rows} <= {"red", "green", "blue", "yellow"}
+    assert [row["seen"] for row in rows] == [row["size"] for row in rows], "no image was resized"
+    on_classes = found["classes"]["rows"]
+    assert [row["class"] for row in on_classes[:5]] == list(data.classes)
+    assert sum(row["count"] for row in on_classes) == 3 * 3 * 20 * 20, "3 images, 3 layers"
+    assert found["coverage"]["rows"][-1]["cells"] == 3 * 20 * 20
+    assert [row["layer"] for row in found["content"]["shifted"]] == [f"layer4.{k}.conv2" for k in range(3)]
+    again = found["movement"]["loss"]
+    assert again["step"] == 3
+    assert again["now"] == pytest.approx(again["in_the_run"], rel=1e-5), "it is the run's own training"
+    assert {row["step"] for row in found["movement"]["steps"]} == {1, 3}
+
+    page = tmp_path / "page.md"
+    page.write_text("# Page\n\n<!-- table: creatures | comparison | creatures -->\nold\n<!-- end -->\nThe end.\n")
+    results, charts = tmp_path / "results", tmp_path / "charts"
+    code, said = command(
+        "evidence", "name=creatures", f"runs={sweeps}", f"results={results}", f"charts={charts}", f"page={page}"
+    )
+    assert code == 0, said
+    document = json.loads((results / "creatures.json").read_text())
+    assert [run["variant"] for run in document["sweeps"]["creatures"]["runs"]] == ["deformable 3 layers", "dilated 2"]
+    assert {study["study"] for study in document["studies"]} == set(found)
+    written = sorted(path.stem for path in charts.glob("*.png") if not path.stem.endswith("-dark"))
+    assert written == [
+        f"creatures_{k}" for k in ("classes", "content", "coverage", "movement", "objects_study", "overview")
+    ]
+    assert all(Image.open(path).width > 500 for path in charts.glob("*.png"))
+    assert "| deformable 3 layers | 1 | " in page.read_text()
+    assert "old" not in page.read_text()
+
+
+def test_objects_are_studied_on_scenes_that_were_not_trained_on(command: Command, sweeps: Path, tmp_path: Path) -> None:
+    code, said = command(
+        "study", f"run={sweeps / 'creatures' / 'dilated_2'}", "studies=[objects]", f"output={tmp_path}", "images=2",
+        "bins=[140,160,220]", "+data.evaluate.size=320", "+data.evaluate.half_length=[70,110]",
+        "data.evaluate.split=test",
+    )  # fmt: skip
+    assert code == 0, said
+    document = json.loads((tmp_path / "objects.json").read_text())
+    assert sum(one["objects"] for one in document["bins"]) == len(document["objects"]) >= 2
+    assert min(row["length"] for row in document["objects"]) >= 140
+    assert {value for row in document["objects"] for value in row["dilation"].values()} == {2.0}
+    assert document["correlation"]["all layers"]["rho"] is None, "a dilated net's is constant"
+
+
+def test_objects_are_ordered_by_the_size_that_the_net_was_given(command: Command, sweeps: Path, tmp_path: Path) -> None:
+    code, said = command(
+        "study", f"run={sweeps / 'creatures' / 'deform_3'}", "studies=[objects]", f"output={tmp_path}", "images=1",
+        "by=seen", "data.evaluate_transform.resize=80",
+    )  # fmt: skip
+    assert code == 0, said
+    document = json.loads((tmp_path / "objects.json").read_text())
+    assert document["by"] == "seen"
+    assert [row["seen"] for row in document["objects"]] == [row["size"] / 2 for row in document["objects"]]
+    edges = [document["bins"][0]["from"], document["bins"][-1]["to"]]
+    assert edges == [f(row["seen"] for row in document["objects"]) for f in (min, max)]
+
+
+@pytest.mark.parametrize(
+    "script, arguments, words",
+    [
+        ("study", [], "run is missing"),
+        ("study", ["studies=[colour]"], "there are objects, classes, coverage, content, movement"),
+        ("study", ["studies=[content]", "shift=12"], "multiple of 8"),
+        ("study", ["studies=[objects]", "by=area", "images=1"], "by=area: these objects have length, size, seen"),
+        ("evidence", ["name=nothing"], "no folder nothing"),
+    ],
+)
+def test_bad_usage_is_named(
+    command: Command, sweeps: Path, tmp_path: Path, script: str, arguments: list[str], words: str
+) -> None:
+    given = [*arguments, f"runs={sweeps}", f"page={tmp_path}"] if script == "evidence" else arguments
+    if script == "study" and arguments:
+        given = [*arguments, f"run={sweeps / 'creatures' / 'deform_3'}", f"output={tmp_path}"]
+    code, said = command(script, *given)
+    assert code == 2, said
+    assert words in said
+    assert "Traceback" not in said
