@@ -6,8 +6,8 @@ from typing import Any
 
 from build import build, check
 from evaluation import evaluate_run
-from omegaconf import DictConfig
-from run import comparable, label_of, names_of, save_config
+from omegaconf import DictConfig, OmegaConf
+from run import CONFIG, comparable, label_of, names_of, save_config
 from torch import nn
 
 from seg.analysis import offset_statistics
@@ -26,7 +26,7 @@ def train_run(config: DictConfig) -> None:
     check(config)
     folder = RunFolder(config.run)
     if config.resume == "auto" and folder.status().get("state") == "done" and _finished(folder, config):
-        print(f"done already: {folder.path} (resume=never starts over)", flush=True)
+        print(f"done already: {folder.path} (resume=never starts over){_other_root(folder, config)}", flush=True)
         return
     count = build(config.trainer).devices
     if count == 1 or started_outside():
@@ -118,3 +118,11 @@ def _finished(folder: RunFolder, config: DictConfig) -> bool:
         return False
     saved = {key: value for key, value in state["config"].items() if key not in ("classes", "palette", "flip_pairs")}
     return not differing_keys(saved, comparable(config)) and (folder.result.exists() or not config.evaluate)
+
+
+def _other_root(folder: RunFolder, config: DictConfig) -> str:
+    """What to add where a finished run had its data from elsewhere: they may have moved, or be other data."""
+    root = OmegaConf.select(OmegaConf.load(folder.path / CONFIG), "data.root")
+    if root == config.data.root:
+        return ""
+    return f"; it was trained with data.root={root}: for other data give data.name=NAME or run=FOLDER"

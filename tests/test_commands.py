@@ -76,7 +76,9 @@ def test_fault_75_a_log_without_a_terminal_is_plain_lines(tmp_path: Path) -> Non
 
 def test_the_same_command_again_says_that_it_is_done(trained: Path) -> None:
     arguments = [*SMALL, "trainer.iterations=3", "trainer.log_every=1", f"hydra.run.dir={trained}"]
-    assert "done already" in succeed("train.py", *arguments)
+    again = succeed("train.py", *arguments, "data.root=elsewhere")
+    assert "done already" in again
+    assert "trained with data.root=None: for other data give data.name=NAME" in again
     changed = run("train.py", *arguments, "conv.offset_dilation=2")
     assert changed.returncode == 2
     assert "conv.offset_dilation: 1 in the checkpoint, 2 now" in changed.stderr
@@ -128,8 +130,9 @@ def test_a_sweep_resumes_what_is_left_and_reports_it(tmp_path: Path) -> None:
     again = succeed("train.py", *arguments)
     assert again.count("done already") == 1
     assert again.count("going on from step 2") == 1
-    table = succeed("report.py", f"runs={tmp_path}")
+    table = succeed("report.py", f"runs={tmp_path}", "baseline=deformable 3 layers")
     assert "dilated 2" in table
+    assert "vs deformable 3 layers" in table
     page = (tmp_path / "report" / "index.html").read_text()
     assert "deformable 3 layers" in page
 
@@ -194,6 +197,7 @@ def test_car_parts_train_and_measure_dilation_by_object_masks(tmp_path: Path) ->
         "data.evaluate_transform.resize=128", f"hydra.run.dir={tmp_path}",
     )  # fmt: skip
     result = json.loads((tmp_path / "result.json").read_text())
+    assert result["data"]["name"] == "car-parts"
     assert "annotated objects" in result["protocol"]
     rows = [row for row in result["effective_dilation"] if row["count"]]
     assert {row["size"] for row in rows} == {"small", "medium", "large", "background"}
