@@ -21,7 +21,7 @@ def main(config: DictConfig) -> None:
         print(report)
         problems += len(report.problems)
     if problems:
-        raise DataError(f"{problems} problems in the data of {config.data.name}; they are listed above")
+        raise DataError(f"{problems} problems in {data.name}; they are listed above")
 
 
 if __name__ == "__main__":
