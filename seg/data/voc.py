@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from seg.data.files import Entry, FileDataset, find_root, read_ids
 from seg.data.labels import Classes, read_classes, voc_palette
 from seg.data.mat import read_mat
-from seg.errors import ConfigError, DataError
+from seg.errors import ConfigError
 
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
