@@ -90,7 +90,8 @@ def read_weights(source: str | Path, *, download: bool = False) -> dict[str, Ten
     except DataError:
         raise
     except Exception as error:  # each format has its own error types; the user needs the file's name
-        raise DataError(f"{path}: cannot be read as weights ({type(error).__name__}: {error})") from error
+        reason = str(error).partition("\n")[0]  # torch's goes on for a page
+        raise DataError(f"{path}: cannot be read as weights ({type(error).__name__}: {reason})") from error
 
 
 def _tensors(content: object, path: Path) -> dict[str, Tensor]:

@@ -116,8 +116,9 @@ def test_a_file_with_no_name_in_common_is_an_error(tmp_path: Path) -> None:
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=name) as caught:
         load_weights(tiny(Dilated), tmp_path / name)
+    assert "\n" not in str(caught.value)
 
 
 def test_code_hidden_in_a_pth_is_not_run(tmp_path: Path) -> None:
