@@ -75,6 +75,8 @@ class Runtime:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         model = model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         if self.compile:
+            # offsets are recorded by hooks that come and go, which a compiled net does not notice without guards
+            torch._dynamo.config.skip_nnmodule_hook_guards = False
             model.compile(dynamic=True)
         return model
 

@@ -1,9 +1,12 @@
-"""Which number type a run computes in where it is left to the machine."""
+"""Which number type a run computes in where it is left to the machine; and what compiling must not hide."""
 
 import pytest
 import torch
+from torch import nn
 
+from seg.analysis import offset_statistics, record_offsets
 from seg.engine import Runtime
+from seg.models import Deform
 
 
 @pytest.mark.parametrize(
@@ -28,3 +31,20 @@ def test_a_gpu_that_would_emulate_bf16_keeps_fp32(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert Runtime(device="cuda").precision == "fp32"
+
+
+def test_a_compiled_net_is_one_graph_and_its_offsets_are_recorded_all_the_same() -> None:
+    model = Runtime(device="cpu", precision="fp32", compile=True).place(nn.Sequential(nn.Conv2d(3, 4, 1), Deform(4, 4)))
+    torch._dynamo.reset()
+    model.compile(backend="eager", fullgraph=True)  # in place of inductor, which takes long
+    image = torch.randn(1, 3, 6, 7)
+    expected = model(image)
+    with offset_statistics(model) as statistics:
+        model(image)
+    with record_offsets(model) as recorded:
+        recorded_too = model(image)
+    assert len(statistics) == len(recorded) == 1
+    assert torch.equal(expected, recorded_too)
+    recorded.clear()
+    model(image)
+    assert not recorded
