@@ -14,9 +14,9 @@ def main(config: DictConfig) -> None:
     if config.name is not None:
         sweeps = evidence.read_sweeps(config.runs, config.name)
         document = evidence.evidence(sweeps, config.name)
-        evidence.write(document, results / f"{config.name}.json")
-        print(results / f"{config.name}.json")
-        for path in evidence.draw(document, sweeps, Path(config.charts)):
+        charts = evidence.draw(document, sweeps, Path(config.charts))
+        evidence.write({**document, "charts": [path.stem for path in charts]}, results / f"{config.name}.json")
+        for path in (results / f"{config.name}.json", *charts):
             print(path)
     text = page.read_text(encoding="utf-8")
     page.write_text(published.fill(text, results), encoding="utf-8")

@@ -55,6 +55,13 @@ def _made(words: str, folder: Path) -> str | None:
         return None
 
 
+def chart(document: Document, name: str, says: str) -> str:
+    """The chart of that name, and what it shows in words; charts lie in `results` beside the page."""
+    if name not in document["charts"]:
+        raise LookupError(name)
+    return f"![{says}](results/{name}.png)"
+
+
 def comparison(document: Document, sweep: str) -> str:
     """mIoU over seeds, the difference to the baseline with its interval, accuracy by size, and the parameters."""
     found = document["sweeps"][sweep]
@@ -198,6 +205,7 @@ def provenance(document: Document) -> str:
 
 
 TABLES: Mapping[str, Callable[..., str]] = {
+    "chart": chart,
     "classes": classes,
     "comparison": comparison,
     "content": content,

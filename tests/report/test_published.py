@@ -98,6 +98,13 @@ def test_classes_have_a_row_with_each_layer_and_are_ordered_by_the_size_of_their
     assert car[:3] == ["car", "20", "60"]
 
 
+def test_a_chart_is_shown_once_it_is_drawn(kept: Path) -> None:
+    page = "<!-- table: streets | chart | streets_val | mIoU of all nets -->\n<!-- end -->\n"
+    for charts, shown in ((["streets_val"], "![mIoU of all nets](results/streets_val.png)"), ([], "Not measured.")):
+        (kept / "streets.json").write_text(json.dumps({"charts": charts}))
+        assert fill(page, kept).splitlines()[2] == shown
+
+
 def test_lists_of_numbers_take_one_line_and_are_the_same_document(tmp_path: Path) -> None:
     document = {
         "points": [[1.5, -2e-05], [3, 4]],
