@@ -107,6 +107,20 @@ def test_evidence_differs_in_what_it_says_alone(path: Path) -> None:
     assert different == about.get(path.stem.rpartition("_")[2], set())
 
 
+@pytest.mark.parametrize("name", ["car_parts", "camvid", "camvid_long"])
+def test_training_on_real_images_never_opens_their_test_split(name: str) -> None:
+    """It chooses on val; all variants and seeds of a sweep are in its file, and their results in NAME_val."""
+    sweep = OmegaConf.load(ROOT / "conf/experiment/evidence" / f"{name}.yaml").hydra
+    assert sweep.sweep.dir == f"runs/evidence/{name}_val"
+    assert sweep.sweeper.params.seed == "0,1,2"
+    assert sweep.sweeper.params.variant == "dilated_2,dilated_4,dilated_6,dilated_8,deform_3,modulated_3"
+    given = [f"experiment=evidence/{name}", "data.root=unused"]
+    fixed, adapts = (configuration(*given, f"variant={variant}") for variant in ("dilated_2", "deform_3"))
+    assert (fixed.data.train.split, fixed.data.evaluate.split) == ("train", "val")
+    different = {key for key in fixed if fixed[key] != adapts[key]}
+    assert different == {"conv", "trunk", "model", "label"}, "one budget, one learning rate"
+
+
 def test_the_control_has_no_fewer_parameters_than_the_deformable_net_and_few_more() -> None:
     deformable = parameters("creatures", "deform_3")
     for variant in ("dilated_2", "dilated_4"):
