@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import ListedColormap
+from matplotlib.ticker import NullLocator
 
 from seg.report.figures import Panel, grid
 from seg.report.theme import Theme, layer_role
@@ -82,11 +84,14 @@ def lengths_of_moves(document: Document) -> Panel:
 
     def draw(axes: Axes, theme: Theme) -> None:
         layers = list(document["counts"])
+        seen = np.flatnonzero(np.sum([document["counts"][layer] for layer in layers], axis=0))
         for index, layer in enumerate(layers):
             share = np.array(document["counts"][layer]) / max(sum(document["counts"][layer]), 1)
             axes.plot(middle, share, color=theme[layer_role(index, len(layers))], linewidth=1.8, label=layer)
         axes.axvline(1, color=theme["muted"], linewidth=1, dashes=(4, 3))
         axes.set_xscale("log")
+        axes.set_xlim(middle[seen[0]] / 2, max(middle[seen[-1]] * 2, 2))
+        _powers(axes.xaxis)
         grid(axes, theme)
         axes.set_xlabel("move of a tap in one step, cells; dashes: one cell")
         axes.set_ylabel("share of the moves")
@@ -108,6 +113,7 @@ def moves_over_training(document: Document) -> Panel:
             axes.plot(steps, np.maximum(values, 1e-6), color=theme[role], linewidth=1.5, label=name)
         axes.axhline(1, color=theme["muted"], linewidth=1, dashes=(4, 3))
         axes.set_yscale("log")
+        _powers(axes.yaxis)
         grid(axes, theme)
         axes.set_xlabel("step of training")
         axes.set_ylabel("move in one step, cells")
@@ -280,6 +286,12 @@ def _legend_above(axes: Axes, theme: Theme) -> None:
     axes.legend(
         frameon=False, fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.4, 1), labelcolor=theme["ink"]
     )
+
+
+def _powers(axis: Axis) -> None:
+    """Powers of ten as a person writes them, since the charts' text is never taken for mathematics."""
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def _legend(axes: Axes, theme: Theme) -> None:
