@@ -15,7 +15,8 @@ CONFIG = "config.yaml"
 # keys that may differ between the checkpoint and the run that goes on from it
 FREE_TO_CHANGE = (
     "run", "resume", "evaluate", "label", "logger", "data.root", "data.workers", "data.evaluate", "data.thresholds",
-    "runtime.threads", "trainer.log_every", "trainer.save_every", "trainer.keep", "trainer.patience", "trainer.devices",
+    "runtime.threads", "runtime.timeout", "trainer.log_every", "trainer.save_every", "trainer.keep", "trainer.patience",
+    "trainer.devices",
 )  # fmt: skip
 
 

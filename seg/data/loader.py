@@ -17,6 +17,7 @@ from seg.data.transforms import Normalization, Transform, imagenet_normalization
 from seg.errors import ConfigError, DataError, RunError
 
 POLICIES = ("raise", "skip")
+SECONDS_TO_SAVE = 60
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,9 @@ def one_batch(
 
 
 def _start_worker(_: int) -> None:
-    """A worker computes on one thread and leaves signals to the main process, which ends it."""
+    """A worker computes on one thread, and outlives a signal for as long as the main process takes to save: clusters
+    send it to every process of a job, and the death of a worker would end the run without a checkpoint."""
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_SAVE))

@@ -5,16 +5,15 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import distributed
-from torch.multiprocessing import ProcessContext, start_processes
+from torch.multiprocessing import start_processes
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
-from seg.engine.runtime import Stop
+from seg.engine.runtime import Stop, handling, held_back, preemptible
 from seg.errors import ConfigError, DataError, Preempted, RunError
 
 PATIENCE = 20.0  # seconds that ranks have to end by themselves once one of them is dead
@@ -34,11 +33,14 @@ def launch(function: Callable[..., Any], *arguments: Any, count: int) -> None:
     # the store lives here, on a port that the system picks: no rank has to be the first to listen
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     errors = multiprocessing.get_context("spawn").SimpleQueue()
-    ranks = start_processes(
-        _rank, (count, store.port, errors, function, arguments), nprocs=count, join=False, start_method="spawn"
-    )
-    assert ranks is not None
-    with _passing_signals(ranks):
+    relay = _Relay()
+    with handling(relay.take):
+        with held_back():  # a rank would die of what it gets before it can handle it
+            ranks = start_processes(
+                _rank, (count, store.port, errors, function, arguments), nprocs=count, join=False, start_method="spawn"
+            )
+        assert ranks is not None
+        relay.reach(ranks.processes)
         try:
             while not ranks.join(timeout=1, grace_period=PATIENCE):
                 pass
@@ -57,7 +59,9 @@ def _rank(
     os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
     try:
-        function(*arguments)
+        with preemptible():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, Stop.SIGNALS)
+            function(*arguments)
     except BaseException as error:
         kind, text = type(error).__name__, str(error)
         if kind not in KINDS:
@@ -84,20 +88,21 @@ def _death(error: ProcessException) -> RunError:
     )
 
 
-@contextmanager
-def _passing_signals(ranks: ProcessContext) -> Iterator[None]:
-    def pass_on(number: int, _: Any) -> None:
-        for process in ranks.processes:
-            if process.is_alive():
-                os.kill(process.pid, number)
+class _Relay:
+    """Passes signals on to processes; what comes before they are there waits for them."""
 
-    try:
-        previous = {number: signal.signal(number, pass_on) for number in Stop.SIGNALS}
-    except ValueError:  # not the main thread: signals stay with their owner
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    def __init__(self) -> None:
+        self.processes: list[Any] = []
+        self.waiting: list[int] = []
+
+    def take(self, number: int, _: Any) -> None:
+        self.waiting.append(number)
+        self.reach(self.processes)
+
+    def reach(self, processes: list[Any]) -> None:
+        self.processes = processes
+        while processes and self.waiting:
+            number = self.waiting.pop(0)
+            for process in processes:
+                if process.is_alive():
+                    os.kill(process.pid, number)

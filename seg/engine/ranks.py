@@ -15,8 +15,6 @@ from torch.nn.parallel import DistributedDataParallel
 from seg.engine.runtime import Runtime
 from seg.errors import ConfigError, RunError
 
-TIMEOUT = timedelta(minutes=10)  # a rank that is silent for longer ends the job
-
 
 @dataclass(frozen=True)
 class Ranks:
@@ -90,7 +88,7 @@ def joined(runtime: Runtime) -> Iterator[Ranks]:
     """The ranks that the environment names, as torchrun sets it; a process alone where it names none.
 
     Each takes a GPU of its own, where the run is on GPUs; all but the first print nothing.
-    raises: RunError where another rank is gone or silent
+    raises: RunError where another rank is gone, or silent for longer than runtime.timeout
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world == 1:
@@ -101,7 +99,7 @@ def joined(runtime: Runtime) -> Iterator[Ranks]:
         runtime.take_gpu(int(os.environ["LOCAL_RANK"]))
     backend = "cpu:gloo,cuda:nccl" if runtime.device.type == "cuda" else "gloo"
     try:
-        distributed.init_process_group(backend, timeout=TIMEOUT)
+        distributed.init_process_group(backend, timeout=timedelta(seconds=runtime.timeout))
         with nullcontext() if ranks.first else redirect_stdout(None):
             yield ranks
     except RuntimeError as error:

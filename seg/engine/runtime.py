@@ -6,7 +6,8 @@ import platform
 import random
 import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -30,6 +31,7 @@ class Runtime:
                    that multiplies in bf16, else fp32. Weights, losses, sampling positions and counts are not in it.
     channels_last: memory layout that convolutions like best, on CPU and GPU alike.
     threads:       CPU threads; 0 leaves the choice to torch.
+    timeout:       seconds that one of several processes waits for the others before the run ends.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Runtime:
         compile: bool = False,
         deterministic: bool = False,
         threads: int = 0,
+        timeout: float = 600.0,
     ) -> None:
         self.device = _device(device)
         if precision not in ("auto", *DTYPES):
@@ -49,7 +52,9 @@ class Runtime:
         self.channels_last, self.compile, self.deterministic = channels_last, compile, deterministic
         if threads < 0:
             raise ValueError(f"runtime.threads is {threads}; expected 0 (torch's choice) or more")
-        self.threads = threads
+        if not timeout > 0:
+            raise ValueError(f"runtime.timeout is {timeout}; expected a positive number of seconds")
+        self.threads, self.timeout = threads, timeout
 
     def start(self, seed: int) -> None:
         """Seed every generator and set threads and determinism."""
@@ -157,50 +162,70 @@ def commit() -> str:
 
 
 class Stop:
-    """Set by SIGINT, SIGTERM or SIGUSR1; the loop looks at it between steps. A second signal exits at once."""
+    """Set by SIGINT, SIGTERM or SIGUSR1; the loop looks at it between steps. A second signal exits at once.
+
+    What comes within a second of the first is the same wish: clusters signal every process of a job, and the one that
+    started the others passes it on to them.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    APART = 1.0  # seconds
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.since = 0.0
 
     def __bool__(self) -> bool:
         return self.signal is not None
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+    def take(self, number: int) -> bool:
+        """Whether this is the first signal."""
+        if self.signal is None:
+            self.signal, self.since = number, time.monotonic()
+            return True
+        if time.monotonic() - self.since >= self.APART:
             os._exit(128 + number)
-        self.signal = number
+        return False
 
     @contextlib.contextmanager
     def listen(self) -> Iterator["Stop"]:
         """Catch the signals inside the block, where this is the main thread; restore their handlers after it."""
-        try:
-            previous = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
-        except ValueError:  # not the main thread, as in some launchers: signals stay with their owner
+        with handling(lambda number, frame: self.take(number)):
             yield self
-            return
-        try:
-            yield self
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def preemptible() -> Iterator[None]:
     """Raise Preempted where a signal comes inside the block but outside of a loop that listens and saves first."""
 
-    owner = os.getpid()
+    owner, stop = os.getpid(), Stop()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a data worker that was forked inside the block
             os._exit(128 + number)
-        raise Preempted("stopped by a signal; run the same command again to go on")
+        if stop.take(number):
+            raise Preempted("stopped by a signal; run the same command again to go on")
 
+    with handling(handle):
+        yield
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Signals that come inside the block strike after it; processes that start in it begin with them held back."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, Stop.SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def handling(handle: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Take the signals by `handle` inside the block; nowhere but in the main thread, which alone gets them."""
     try:
         previous = {number: signal.signal(number, handle) for number in Stop.SIGNALS}
-    except ValueError:  # not the main thread
+    except ValueError:  # not the main thread, as in some launchers: signals stay with their owner
         yield
         return
     try:

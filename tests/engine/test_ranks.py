@@ -1,6 +1,12 @@
 """Two processes on one run: the same numbers as one, and a clear end when one of them dies."""
 
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,19 +14,21 @@ import pytest
 import torch
 from torch import nn
 
-from seg.engine import RunFolder, Runtime, ranks, sgd
+from seg.engine import RunFolder, Runtime, checkpoint, ranks, sgd
 from seg.engine.launch import launch
 from seg.engine.ranks import Ranks
 from seg.errors import ConfigError, Preempted, RunError
 from seg.models import ASPPv3, DeepLab, Dilated, tiny
 from seg.models.block import FrozenNorm
-from tests.engine.two_ranks import IMAGES, Stopped, Struck, evaluation_of, net, struck, train, two_ranks, weights
+from tests.engine.two_ranks import IMAGES, Stopped, Struck, evaluation_of, hung, net, struck, train, two_ranks, weights
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def importable() -> Iterator[None]:
     """The started processes take over the search path, and find what they run there."""
-    root = str(Path(__file__).parents[2])
+    root = str(ROOT)
     sys.path.insert(0, root)
     yield
     sys.path.remove(root)
@@ -73,6 +81,46 @@ def test_a_run_of_two_ranks_writes_each_record_once(shared: tuple[Path, dict]) -
 def test_a_dead_rank_ends_the_job_with_a_message(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"(rank 1 died \(SIGKILL\)|rank 0 of 2 lost the others).*same command again"):
         launch(struck, tmp_path, Struck, count=2)
+
+
+def test_a_hanging_rank_ends_the_job_with_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seg.engine.launch.PATIENCE", 1.0)
+    with pytest.raises(RunError, match=r"rank 0 of 2 lost the others .*same command again"):
+        launch(hung, tmp_path, count=2)
+    assert not multiprocessing.active_children()
+
+
+def processes_of(session: int) -> list[int]:
+    """Every process of a session, and so of a job that was started in one of its own."""
+    stats = [path.read_text().rpartition(")") for path in Path("/proc").glob("[0-9]*/stat")]
+    return [int(head.split()[0]) for head, _, tail in stats if int(tail.split()[3]) == session]
+
+
+@pytest.mark.fault(56)
+def test_fault_56_a_signal_to_the_starter_or_to_all_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "scripts/train.py", "trainer.devices=2", f"run={tmp_path}", f"hydra.run.dir={tmp_path}",
+        "++data.train.images=8", "data.batch_size=2", "data.train_transform.crop=[32,32]", "head.hidden=8",
+        "trainer.iterations=20000", "trainer.log_every=1", "evaluate=false", "data.workers=1",
+    ]  # fmt: skip
+    folder, steps = RunFolder(tmp_path), [0]
+    for number, reach in ((signal.SIGTERM, lambda pid: [pid]), (signal.SIGINT, processes_of)):
+        with subprocess.Popen(
+            command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as job:
+            while job.poll() is None and (folder.read_metrics() or [{"step": 0}])[-1]["step"] < steps[-1] + 2:
+                time.sleep(0.05)
+            for pid in reach(job.pid):
+                os.kill(pid, number)
+            errors = job.communicate()[1]
+        assert job.returncode == 75, errors
+        told = re.findall(r"^stopped by a signal at step (\d+); run the same command again", errors, re.MULTILINE)
+        assert len(told) == 1, errors
+        assert folder.status()["state"] == "preempted"
+        assert checkpoint.list_checkpoints(folder.checkpoints)[0].name == f"step_{int(told[0]):08d}.pt"
+        steps.append(int(told[0]))
+    assert 0 < steps[1] < steps[2]
+    assert [record["step"] for record in folder.read_metrics()] == list(range(1, steps[2] + 1))
 
 
 @pytest.mark.fault(56)

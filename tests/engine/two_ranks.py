@@ -101,6 +101,15 @@ class Struck(Parts):
             yield batch
 
 
+class Hung(Struck):
+    number = signal.SIGSTOP
+
+
+def hung(folder: Path) -> None:
+    with joined(Runtime(device="cpu", precision="fp32", timeout=3)) as ranks:
+        train(folder, ranks, loader=Hung(ranks))
+
+
 class Stopped(Struck):
     number = signal.SIGTERM
 
