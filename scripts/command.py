@@ -31,6 +31,7 @@ NOT_IN_NAME = (
     "data.root",
     "data.workers",
     "runtime.threads",
+    "runtime.timeout",
     "hydra",
 )
 LONGEST_NAME = 200  # bytes; file systems allow 255
@@ -119,8 +120,8 @@ def _code_of(error: Exception) -> int:
 
 def _requeue() -> None:
     """Ask Slurm to start this job again, where conf/hydra/launcher/slurm.yaml or the job's script wants that."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job and os.environ.get("SEG_REQUEUE") == "1":
+    job, first = os.environ.get("SLURM_JOB_ID"), os.environ.get("RANK", "0") == "0"
+    if job and first and os.environ.get("SEG_REQUEUE") == "1":
         done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
         print(f"Slurm starts job {job} again" if done.returncode == 0 else done.stderr.strip(), file=sys.stderr)
 
@@ -128,7 +129,8 @@ def _requeue() -> None:
 def _out_of_memory(error: Exception) -> bool:
     """Whether memory was short, on a GPU or for the CPU; told without importing torch."""
     named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
-    return named or "DefaultCPUAllocator" in str(error)
+    of_torch, of_opencv = "DefaultCPUAllocator", "Insufficient memory"
+    return named or of_torch in str(error) or of_opencv in str(error)
 
 
 def _tell(error: Exception) -> None:

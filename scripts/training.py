@@ -13,7 +13,7 @@ from torch import nn
 from seg.analysis import offset_statistics
 from seg.data import train_loader
 from seg.data.loader import EpochBatches
-from seg.engine import RunFolder, Runtime, checkpoint
+from seg.engine import RunFolder, Runtime, checkpoint, slurm
 from seg.engine.launch import launch, started_outside
 from seg.engine.ranks import Ranks, joined
 from seg.engine.resume import differing_keys
@@ -28,6 +28,7 @@ def train_run(config: DictConfig) -> None:
     if config.resume == "auto" and folder.status().get("state") == "done" and _finished(folder, config):
         print(f"done already: {folder.path} (resume=never starts over){_other_root(folder, config)}", flush=True)
         return
+    slurm.name_ranks()
     count = build(config.trainer).devices
     if count == 1 or started_outside():
         _train(config)
