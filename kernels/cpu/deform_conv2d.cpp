@@ -20,6 +20,7 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
                      const std::optional<Tensor>& mask, int64_t stride_h, int64_t stride_w, int64_t padding_h,
                      int64_t padding_w, int64_t dilation_h, int64_t dilation_w) {
   const Window window{stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w};
+  STD_TORCH_CHECK(input.is_cpu(), "input must be on the CPU");
   const Conv conv = check_arguments(input, offset, weight, mask, window);
   Tensor output = empty_like(input, {conv.batch, conv.outputs, conv.rows, conv.columns}, input.scalar_type(),
                              is_channels_last(input));
@@ -28,8 +29,7 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
   const Tensor map = to_channels_last(input);
   std::optional<Tensor> dense_bias;
   if (bias.has_value()) {
-    STD_TORCH_CHECK(bias->numel() == conv.outputs, "bias must have ", conv.outputs, " elements, got ", bias->numel());
-    STD_TORCH_CHECK(bias->is_cpu() && type_of(*bias) == type_of(input), "bias must have the input's device and data type");
+    check_like("bias", *bias, input, {conv.outputs});
     dense_bias = torch::stable::contiguous(*bias);
   }
   Forward args{};

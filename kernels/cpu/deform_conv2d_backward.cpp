@@ -147,7 +147,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     const std::optional<Tensor>& mask, int64_t stride_h, int64_t stride_w, int64_t padding_h, int64_t padding_w,
     int64_t dilation_h, int64_t dilation_w, bool need_input, bool need_offset, bool need_weight, bool need_mask) {
   const Window window{stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w};
+  STD_TORCH_CHECK(input.is_cpu(), "input must be on the CPU");
   const Conv conv = check_arguments(input, offset, weight, mask, window);
+  check_like("grad", grad, input, {conv.batch, conv.outputs, conv.rows, conv.columns});
   const Needs needs{need_input, need_offset, need_weight, need_mask && mask.has_value()};
   const ScalarType type = input.scalar_type();
   Tensor none = empty_like(input, {0}, type);

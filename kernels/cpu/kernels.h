@@ -10,13 +10,6 @@
 
 namespace seg {
 
-// A tensor [batch, channels, rows, columns] with any strides (in elements) and any element type.
-struct Field {
-  const void* data;
-  Type type;
-  int64_t stride[4];
-};
-
 // A weight [outputs, channels of a group, taps], dense; `taps_first` when it is stored [outputs, taps, channels].
 struct Weight {
   const void* data;

@@ -8,30 +8,16 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
-
 #include <algorithm>
 #include <optional>
 #include <vector>
 
+#include "../arguments.h"
 #include "kernels.h"
 
 namespace seg {
 
 using torch::headeronly::MemoryFormat;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-// Strides, paddings and dilations as the operators' schema spells them.
-struct Window {
-  int64_t stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
-};
-
-// Shapes and types checked: nothing after this reads outside a tensor. Raises with the argument's name and value.
-Conv check_arguments(const Tensor& input, const Tensor& offset, const Tensor& weight, const std::optional<Tensor>& mask,
-                     const Window& window);
-
-Type type_of(const Tensor& tensor);
-ScalarType compute_type(Type type);
 
 // Laid out channels-last, and not contiguous as well (as maps of one channel or one pixel are).
 bool is_channels_last(const Tensor& tensor);
@@ -43,7 +29,6 @@ Tensor to_channels_last(const Tensor& tensor);
 // A tensor with the same elements that is dense, channels-last or contiguous.
 Tensor to_dense(const Tensor& tensor);
 
-Field field_of(const std::optional<Tensor>& tensor);
 Layout layout_of(const Tensor& dense);
 Weight weight_of(const Tensor& dense);
 

@@ -3,11 +3,10 @@
 
 #include <cstdint>
 
+#include "../field.h"
 #include "../geometry.h"
 
 namespace seg {
-
-enum class Type : int { f32, f64, bf16, f16 };
 
 struct BF16 {
   uint16_t bits;

@@ -60,7 +60,7 @@ class Pass {
 
  private:
   ScalarType type() const { return rows_.scalar_type(); }
-  ScalarType sums() const { return compute_type(rows_); }
+  ScalarType sums() const { return compute_type(type_of(rows_)); }
 
   Tensor make_columns(const Samples& some) const {
     return empty(rows_, {some.conv.groups, some.count, some.conv.taps() * some.conv.group_channels()}, type());
@@ -121,6 +121,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     int64_t dilation_h, int64_t dilation_w, bool need_input, bool need_offset, bool need_weight, bool need_mask,
     bool deterministic, bool fused, bool tf32) {
   const Window window{stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w};
+  STD_TORCH_CHECK(is_on_gpu(input), "input must be on a CUDA device");
   const Conv conv = check_arguments(input, offset, weight, mask, window);
   check_like("grad", grad, input, {conv.batch, conv.outputs, conv.rows, conv.columns});
   const Current current(input);

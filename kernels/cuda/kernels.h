@@ -3,18 +3,10 @@
 
 #include <cuda_runtime_api.h>
 
+#include "../field.h"
 #include "plain.h"
 
 namespace seg::cuda {
-
-enum class Type : int { f32, f64, bf16, f16 };
-
-// A tensor [batch, channels, rows, columns]; strides in elements. Without data it is 1 everywhere.
-struct Field {
-  const void* data;
-  Type type;
-  int64_t stride[4];
-};
 
 // The samples of `count` pixels of the output from `first` on, counted through the batch.
 struct Samples {

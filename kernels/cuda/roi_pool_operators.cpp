@@ -38,7 +38,7 @@ RoiPoolTask task_of(const Tensor& maps, const Tensor& image, const Tensor& first
   STD_TORCH_CHECK(pool.cells() < std::numeric_limits<int32_t>::max(), "maps have too many cells: ", pool.cells());
   STD_TORCH_CHECK(pool.classes > 0 && pool.outputs % pool.classes == 0, pool.classes, " classes do not divide the ",
                   pool.outputs, " outputs");
-  const ScalarType type = compute_type(maps);
+  const ScalarType type = compute_type(type_of(maps));
   check_dense("maps", maps, maps, maps.scalar_type(),
               {pool.images, group_rows * group_columns, pool.height, pool.width, pool.outputs});
   check_dense("image", image, maps, ScalarType::Long, {pool.boxes});
@@ -88,7 +88,7 @@ std::tuple<Tensor, Tensor, Tensor> roi_pool_backward(
   const Current current(maps);
   const RoiPoolTask task = task_of(maps, image, first, step, count, mask, group_rows, group_columns, border);
   const RoiPool& pool = task.pool;
-  const ScalarType type = compute_type(maps);
+  const ScalarType type = compute_type(type_of(maps));
   const Tensor given = bins_first(grad, pool, type);
   Tensor grad_maps = empty(maps, {0}, type), grad_first = grad_maps, grad_mask = grad_maps;
   if (need_maps) {

@@ -12,29 +12,12 @@
 #include <optional>
 #include <vector>
 
+#include "../arguments.h"
 #include "kernels.h"
 
 namespace seg::cuda {
 
 using torch::headeronly::MemoryFormat;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-// Strides, paddings and dilations as the operators' schema spells them.
-struct Window {
-  int64_t stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
-};
-
-// Shapes, types and devices checked: nothing after this reads outside a tensor. Raises with the argument's name.
-Conv check_arguments(const Tensor& input, const Tensor& offset, const Tensor& weight, const std::optional<Tensor>& mask,
-                     const Window& window);
-
-// Raises unless `tensor` is on the input's device, in its type and of these sizes.
-void check_like(const char* name, const Tensor& tensor, const Tensor& input, const std::vector<int64_t>& sizes);
-
-Type type_of(const Tensor& tensor);
-ScalarType compute_type(const Tensor& tensor);
-Field field_of(const std::optional<Tensor>& tensor);
 
 Tensor empty(const Tensor& like, std::vector<int64_t> sizes, ScalarType type);
 Tensor zeros(const Tensor& like, std::vector<int64_t> sizes, ScalarType type);
