@@ -118,7 +118,7 @@ def _fastest_precision(device: torch.device) -> Precision:
     """
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    found = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch cannot tell: fp32
+    found: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch cannot tell: fp32
     return "bf16" if found.get("avx512_bf16") or found.get("amx_bf16") else "fp32"
 
 
