@@ -144,7 +144,8 @@ def _require_official(data: Any, official: bool) -> None:
 
 def _write_label_ids(folder: Path, name: str, label: torch.Tensor) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(to_label_ids(label.numpy())).save(folder / f"{name}.png")
+    with checkpoint.replacing(folder / f"{name}.png", "wb") as file:
+        Image.fromarray(to_label_ids(label.numpy())).save(file, "PNG")
 
 
 def _official(folder: Path, data: Cityscapes) -> dict[str, Any]:

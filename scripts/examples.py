@@ -13,6 +13,7 @@ from seg.analysis import record_offsets, sampling_points
 from seg.data import SIZES, one_batch, size_class
 from seg.data.sample import Batch
 from seg.engine import Evaluation, Inference, Runtime
+from seg.engine.checkpoint import replacing
 
 LEVELS = 3  # 9, 81, 729 points
 
@@ -72,7 +73,8 @@ def _write_pictures(folder: Path, data: Any, index: int, batch: Batch, predictio
     names = {}
     for kind, picture in pictures.items():
         names[kind] = f"examples/{index:05d}_{kind}.png"
-        picture.save(folder / names[kind])
+        with replacing(folder / names[kind], "wb") as file:
+            picture.save(file, "PNG")
     return names
 
 

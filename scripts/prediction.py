@@ -22,6 +22,7 @@ from seg.data.files import SUFFIXES
 from seg.data.images import read_image
 from seg.data.voc import VOC_CLASSES
 from seg.engine import RunFolder
+from seg.engine.checkpoint import replacing
 from seg.engine.progress import Progress
 from seg.errors import ConfigError, DataError
 
@@ -144,23 +145,25 @@ def write(output: Path, name: str, image: np.ndarray, label: np.ndarray, palette
     }
     for kind, picture in pictures.items():
         (output / kind).mkdir(parents=True, exist_ok=True)
-        picture.save(output / kind / f"{name}.png")
+        with replacing(output / kind / f"{name}.png", "wb") as file:
+            picture.save(file, "PNG")
 
 
 def write_archive(output: Path, kind: str, names: list[str]) -> Path:
     """voc.tgz: palette PNGs under comp6_test_cls; cityscapes.zip: label ids. The same labels give the same content."""
     if kind == "voc":
         path = output / "voc.tgz"
-        with tarfile.open(path, "w:gz") as tar:
+        with replacing(path, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as tar:
             for name in names:
                 tar.add(output / "labels" / f"{name}.png", f"{VOC_FOLDER}/{name}.png")
         return path
     path, folder = output / "cityscapes.zip", output / "label_ids"
     folder.mkdir(exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
+    with replacing(path, "wb") as whole, zipfile.ZipFile(whole, "w") as archive:
         for name in names:
             ids = to_label_ids(np.array(Image.open(output / "ids" / f"{name}.png")))
-            Image.fromarray(ids).save(folder / f"{name}.png")
+            with replacing(folder / f"{name}.png", "wb") as file:
+                Image.fromarray(ids).save(file, "PNG")
             archive.write(folder / f"{name}.png", f"{name}.png")
     return path
 

@@ -46,7 +46,7 @@ def remove(checkpoints: list[Path]) -> None:
 
 
 def _write_durably(path: Path, state: dict[str, Any]) -> str:
-    with _replacing(path, "wb") as file:
+    with replacing(path, "wb") as file:
         torch.save(state, file)
         _flush(file)
         digest = file_hash(Path(file.name))
@@ -55,13 +55,13 @@ def _write_durably(path: Path, state: dict[str, Any]) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a small text file in one step, so that a reader sees the old or the new one, never half of it."""
-    with _replacing(path, "w") as file:
+    with replacing(path, "w") as file:
         file.write(text)
 
 
 @contextmanager
-def _replacing(path: Path, mode: str) -> Iterator[Any]:
-    """A file beside `path` that takes its place once it is on disk, or is gone if the block fails."""
+def replacing(path: Path, mode: str) -> Iterator[Any]:
+    """A file beside `path` that takes its place once it is on disk, or is gone if the block fails: nobody sees half."""
     with tempfile.NamedTemporaryFile(mode, dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
         try:
             yield file
