@@ -17,7 +17,7 @@ Operator
  1 batch of 0 | empty output, zero gradients
  2 batches of 1, 33, 37, 65 | each image gets what it gets alone
  3 channels last, sliced, permuted, expanded arguments | the same result
- 4 an offset that is not a number | only the pixels that read it are not numbers; no crash
+ 4 an offset that is not a number | only the pixels that read it are not numbers; no crash; the layer is named
  5 infinite and huge offsets | contribute 0, finite gradients
  6 samples exactly on the border | fade over one cell, as in v2
  7 whole-numbered positions | the documented one-sided gradient
@@ -48,7 +48,7 @@ Kernel build
 31 SEG_KERNELS=off, require, unknown | honoured; an error names the choices
 Data
 32 empty, truncated, bit-flipped files, web pages | an error that names the file; or skipped, counted, capped
-33 decompression bombs | refused before unpacking; the limit can be set
+33 decompression bombs, images and .mat | refused before unpacking; the limit can be set
 34 grey, CMYK, transparent, 16-bit images | converted, or an error
 35 an image that its viewer turns | an error with the way out
 36 masks in a palette, in colours, in a lossy format | ids are read; an error for the others
@@ -70,7 +70,7 @@ Training state
 51 a malicious checkpoint | refused, nothing runs
 52 a checkpoint of another net | an error that lists the keys
 53 resume at an epoch's end and in its middle | the same bits as without a stop
-54 resume with another number of ranks or batch size | an error that lists the keys
+54 resume with another number of ranks or batch size | another number goes on and says so; an error that lists the key
 55 resume with a changed configuration | refused with the differences
 56 SIGTERM, SIGINT, SIGUSR1, twice | saved, exit 75; at once at the second
 57 a loss that is not finite | skipped and named; the run ends after many
@@ -92,7 +92,7 @@ Configuration, commands, security
 71 mistyped keys, wrong types, values out of range | an error with the choices, exit 2
 72 foreign calls in a configuration | refused
 73 secrets in the environment | never saved
-74 no network | nothing asks for one
+74 no network, on import, in --help, training and evaluation | nothing asks for one
 75 a log that is no terminal, --cfg, --help | plain lines; no torch needed
 76 another, or a read-only working folder | the same result
 77 ONNX export, old ONNX Runtime | checked numerically; an error with the way out

@@ -204,23 +204,22 @@ def test_car_parts_train_and_measure_dilation_by_object_masks(tmp_path: Path) ->
 
 
 @pytest.mark.fault(56)
-def test_fault_56_a_signal_ends_the_whole_sweep_and_it_goes_on(tmp_path: Path) -> None:
+def test_fault_56_a_signal_to_all_processes_of_a_sweep_ends_it_with_a_checkpoint(tmp_path: Path) -> None:
+    """As a cluster sends it: data workers get it too."""
     arguments = [*SMALL, "trainer.iterations=20000", "variant=dilated_2,dilated_4", f"hydra.sweep.dir={tmp_path}"]
     with subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", *arguments],
+        [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", *arguments, "trainer.log_every=1", "data.workers=2"],
         cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("training"):
-                break
-        time.sleep(3)
-        process.send_signal(signal.SIGTERM)
-        process.stdout.read()
-    assert process.returncode == 75
+        while process.poll() is None and not list(tmp_path.rglob("metrics.jsonl")):
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGTERM)
+        errors = process.communicate()[1]
+    assert process.returncode == 75, errors
     (status,) = tmp_path.rglob("status.json")
     assert json.loads(status.read_text())["state"] == "preempted"
     assert list(status.parent.glob("checkpoints/step_*.pt"))

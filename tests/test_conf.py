@@ -193,9 +193,11 @@ def test_fault_72_a_forbidden_target_never_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(75)
-def test_fault_75_cfg_and_help_need_no_torch() -> None:
+@pytest.mark.fault(74)
+def test_fault_75_cfg_and_help_need_neither_torch_nor_network() -> None:
     code = (
-        "import runpy, sys; sys.modules['torch'] = None; sys.argv = ['train.py', {!r}, {!r}]; "
+        "import runpy, socket, sys; socket.socket.connect = socket.getaddrinfo = None; "
+        "sys.modules['torch'] = None; sys.argv = ['train.py', {!r}, {!r}]; "
         "runpy.run_path({!r}, run_name='__main__')"
     )
     environment = {"PYTHONPATH": str(ROOT / "scripts"), "PATH": "/usr/bin:/bin"}

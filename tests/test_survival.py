@@ -1,11 +1,15 @@
 """What a run survives that comes from outside: other weights, no memory, a moved clock, secrets, other folders."""
 
 import json
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,15 +17,19 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torch import nn
 
+from seg.analysis import offset_statistics
 from seg.data import Creatures, evaluation_transform, train_loader
 from seg.data.sample import Batch
 from seg.engine import RunFolder, Runtime, Schedule, Trainer, evaluate, sgd
+from seg.engine.resume import check_config
 from seg.errors import ConfigError, Preempted, RunError
+from seg.models import Deform
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import command  # noqa: E402
+from run import comparable  # noqa: E402
 from training import train_run  # noqa: E402
 
 TINY = [
@@ -47,7 +55,7 @@ class OneBatch:
         yield Batch(torch.rand(2, 3, 8, 8), torch.ones(2, 8, 8).long(), torch.zeros(2, 8, 8), ("street_7", "street_8"))
 
 
-def train(folder: Path, model: nn.Module, iterations: int = 1) -> None:
+def train(folder: Path, model: nn.Module, iterations: int = 1, **keywords: Any) -> None:
     Trainer(iterations=iterations).train(
         model,
         OneBatch(),
@@ -56,7 +64,18 @@ def train(folder: Path, model: nn.Module, iterations: int = 1) -> None:
         folder=RunFolder(folder),
         runtime=Runtime(device="cpu", precision="fp32"),
         config={},
+        **keywords,
     )
+
+
+@pytest.mark.fault(4)
+def test_fault_04_offsets_that_are_no_numbers_are_told_with_the_layers_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), Deform(4, 2))
+    nn.init.constant_(model[1].offset.bias, torch.nan)
+    train(tmp_path, model, observe=offset_statistics)
+    assert "the offsets of 1 explode: mean nan, largest nan cells at step 1" in capsys.readouterr().err
 
 
 @pytest.mark.fault(52)
@@ -66,17 +85,27 @@ def test_fault_52_a_checkpoint_of_another_net_is_refused_with_the_keys(tmp_path:
         train(tmp_path, nn.Sequential(nn.Conv2d(3, 5, 1)), iterations=2)
 
 
-@pytest.mark.fault(58)
-def test_fault_58_out_of_memory_is_told_with_the_knobs(capsys: pytest.CaptureFixture[str]) -> None:
-    def run(config: DictConfig) -> None:
-        torch.empty(2**60)
+@pytest.mark.fault(54)
+def test_fault_54_another_batch_size_is_refused_by_its_key(tmp_path: Path) -> None:
+    before, now = (comparable(configuration(tmp_path, f"data.batch_size={size}")) for size in (2, 4))
+    with pytest.raises(ConfigError, match="data.batch_size: 2 in the checkpoint, 4 now"):
+        check_config(before, now)
 
-    with pytest.raises(RuntimeError, match="memory"):
-        command._job(run)(DictConfig({}))
-    told = capsys.readouterr().err
-    assert "out of memory" in told
-    assert "data.batch_size" in told
-    assert "Traceback" not in told
+
+@pytest.mark.fault(58)
+def test_fault_58_out_of_memory_is_told_with_the_knobs_and_the_sweep_goes_on(tmp_path: Path) -> None:
+    """The first run's crops would take 120 GB each."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/train.py"), "-m", *TINY, "evaluate=false", "runtime.threads=1",
+         f"hydra.sweep.dir={tmp_path}", "data.train_transform.crop=[200000,200000],[32,32]"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "error: out of memory" in done.stderr
+    assert "use a smaller data.batch_size with a larger trainer.accumulate" in done.stderr
+    assert "Traceback" not in done.stderr
+    states = {path.parent.name: json.loads(path.read_text())["state"] for path in tmp_path.rglob("status.json")}
+    assert [states[name] for name in sorted(states, key=len)] == ["done", "failed"]
 
 
 def test_a_preempted_job_asks_slurm_to_queue_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,19 +159,41 @@ def test_fault_73_secrets_of_the_environment_are_in_no_file_of_a_run(
     assert not [path for path in files if b"verysecret" in path.read_bytes()]
 
 
+@pytest.mark.fault(74)
+def test_fault_74_a_run_opens_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **keywords: object) -> None:
+        raise AssertionError(f"a connection was opened: {arguments}")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    train_run(configuration(tmp_path, "evaluate=true"))
+    assert (tmp_path / "result.json").is_file()
+
+
 @pytest.mark.fault(79)
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_fault_79_more_workers_than_cores_read_the_same_batches() -> None:
-
+@pytest.mark.parametrize("method, workers", [("fork", (os.cpu_count() or 1) + 1), ("spawn", 1)])
+def test_fault_79_workers_beyond_the_cores_and_spawned_ones_read_the_same_batches(
+    method: str, workers: int, start_method: Callable[[str], None]
+) -> None:
     data = Creatures("train", images=8)
-    counts = (0, (os.cpu_count() or 1) + 1)
-    batches = [
-        list(train_loader(data, evaluation_transform(), batch_size=2, workers=workers).epoch(0)) for workers in counts
-    ]
-    assert len(batches[0]) == len(batches[1]) == 4
-    for ours, theirs in zip(*batches, strict=True):
+    expected = list(train_loader(data, evaluation_transform(), batch_size=2).epoch(0))
+    start_method(method)
+    loader = train_loader(data, evaluation_transform(), batch_size=2, workers=workers)
+    assert len(expected) == 4
+    for ours, theirs in zip(expected, loader.epoch(0), strict=True):
         assert torch.equal(ours.image, theirs.image)
         assert torch.equal(ours.label, theirs.label)
+    assert {worker._popen.method for worker in loader._loader._iterator._workers} == {method}  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def start_method() -> Iterator[Callable[[str], None]]:
+    """Choose how processes are started, until the test is over."""
+    before = multiprocessing.get_start_method()
+    yield lambda method: multiprocessing.set_start_method(method, force=True)
+    multiprocessing.set_start_method(before, force=True)
 
 
 @pytest.mark.fault(76)

@@ -1,5 +1,6 @@
 import os
 import pickle
+import resource
 from pathlib import Path
 
 import pytest
@@ -38,18 +39,26 @@ def test_fault_48_kill_during_save_leaves_the_previous_one(tmp_path: Path) -> No
     assert not list(tmp_path.glob(".*.tmp"))
 
 
+def save_where_no_file_may_grow(folder: Path) -> None:
+    """What a full disk does to a save, in a process of its own; exits with 7 where it is told as it should be."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+    try:
+        checkpoint.save(folder, 2, {"model": {"w": torch.zeros(10_000)}})
+    except RunError as error:
+        right = "step_00000002.pt" in str(error) and "earlier checkpoints are untouched" in str(error)
+        os._exit(7 if right else 1)
+    os._exit(0)
+
+
 @pytest.mark.fault(49)
-def test_fault_49_full_disk_keeps_the_previous_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_49_full_disk_keeps_the_previous_one(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 1, state(1))
-
-    def full(*arguments: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(RunError, match=r"step_00000002.pt.*No space left"):
-        checkpoint.save(tmp_path, 2, state(2))
+    child = os.fork()
+    if child == 0:
+        save_where_no_file_may_grow(tmp_path)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert checkpoint.newest(tmp_path)[0]["step"] == 1
-    assert not list(tmp_path.glob(".*.tmp"))
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step_00000001.pt", "step_00000001.sha256"]
 
 
 def truncate(data: bytes) -> bytes:
@@ -70,6 +79,15 @@ def test_fault_50_damaged_checkpoint_is_named_and_the_older_one_taken(tmp_path: 
     loaded, problems = checkpoint.newest(tmp_path)
     assert loaded["step"] == 1
     assert path.name in problems[0]
+
+
+@pytest.mark.fault(50)
+@pytest.mark.parametrize("content", [b"", b"\x80", b"PK\x03\x04", b"<html></html>", pickle.dumps([1])])
+def test_fault_50_what_is_no_checkpoint_is_named_where_there_is_no_hash(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "step_00000001.pt"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=path.name):
+        checkpoint.load(path)
 
 
 def test_a_checkpoint_without_its_hash_still_loads(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_random_samples_are_the_references(arithmetic, monkeypatch):
 
 @pytest.mark.fault(13)
 @pytest.mark.parametrize("count, fits", [(0, True), (2**30, True), (2**31 - 2**28 - 1, True), (2**31 - 2**28, False)])
-def test_fault_13_32_bits_serve_only_counts_whose_loops_stay_below_2_31(count, fits, arithmetic):
+def test_fault_13_indices_of_32_bits_serve_only_counts_whose_loops_stay_below_2_31(count, fits, arithmetic):
     assert bool(arithmetic.seg_fits_int32(*numbers(count))) is fits
     for large in (2**31 - 1, 2**31, 2**31 + 1, 2**32, 2**40):
         assert not arithmetic.seg_fits_int32(*numbers(large))
