@@ -25,30 +25,32 @@ Sweeps = Mapping[str, Sequence[Variant]]
 
 
 def read_sweeps(folder: Path | str, name: str) -> dict[str, list[Run]]:
-    """The runs of every sweep in a folder that is called NAME or NAME_something.
+    """The runs of every sweep in a folder that is called NAME or NAME_something and has a finished run.
 
-    raises: ConfigError where there is none, DataError for one without a finished run
+    raises: ConfigError where there is no such folder, DataError where no run in them is finished
     """
     folders = sorted(path for path in Path(folder).glob(f"{name}*") if path.is_dir())
     found = {path.name: read_runs(path) for path in folders if re.fullmatch(rf"{re.escape(name)}(_\w+)?", path.name)}
     if not found:
         raise ConfigError(f"runs={folder}: no folder {name} or {name}_... in it; give the folder of the sweeps")
-    for runs in found.values():
-        finished(runs)
-    return found
+    finished([run for runs in found.values() for run in runs])
+    return {key: runs for key, runs in found.items() if any(run.result for run in runs)}
 
 
 def evidence(sweeps: Mapping[str, Sequence[Run]], name: str) -> dict[str, Any]:
     """All that is kept of the sweeps: the report's summary and each run's facts, the choice of the dilation, studies.
 
     The net of fixed sampling that the others are compared with is the best on the sweep NAME_val, where there is one.
+    A sweep NAME_something without the best adaptive net of NAME, such as one of controls, is compared with that net.
     """
     chosen = leader(gather(sweeps[f"{name}_val"]), adapts=False) if f"{name}_val" in sweeps else None
+    best = leader(gather(sweeps[name]), adapts=True) if name in sweeps else None
+    baseline = chosen.label if chosen else None
     return {
         "schema": 1,
         "name": name,
-        "chosen_on_val": chosen.label if chosen else None,
-        "sweeps": {key: _sweep(runs, chosen.label if chosen else None) for key, runs in sweeps.items()},
+        "chosen_on_val": baseline,
+        "sweeps": {key: _sweep(runs, baseline, None if key == name else best) for key, runs in sweeps.items()},
         "studies": [study for key, runs in sweeps.items() for run in runs for study in _studies(key, run)],
     }
 
@@ -76,13 +78,25 @@ def draw(document: Mapping[str, Any], sweeps: Mapping[str, Sequence[Run]], folde
     return written
 
 
-def _sweep(runs: Sequence[Run], baseline: str | None) -> dict[str, Any]:
-    variants = gather(runs)
+def _sweep(runs: Sequence[Run], baseline: str | None, best: Variant | None) -> dict[str, Any]:
+    """The report's summary of a sweep, beside `best` where that is another net under the same conditions."""
+    compared = [*best.runs, *runs] if best and _lacks(runs, best) else runs
+    variants = gather(compared)
+    if best and compared is not runs:
+        baseline = best.label
     known = {variant.label for variant in variants}
-    document = summary(runs, variants, find_baseline(variants, baseline if baseline in known else None))
+    document = summary(compared, variants, find_baseline(variants, baseline if baseline in known else None))
     document["protocol"] = next(run.result.protocol for run in runs if run.result)
     document["runs"] = [_run(run) for run in runs]
     return document
+
+
+def _lacks(runs: Sequence[Run], best: Variant) -> bool:
+    """Whether none of the runs is of that net, but all finished ones have its budget and its test images."""
+    if best.label in {run.variant for run in runs}:
+        return False
+    results = [*best.results, *(run.result for run in runs if run.result)]
+    return len({(r.data["name"], r.facts.get("budget"), r.images.names if r.images else None) for r in results}) == 1
 
 
 def _run(run: Run) -> dict[str, Any]:

@@ -69,6 +69,8 @@ def comparison(document: Document, sweep: str) -> str:
     columns += [("accuracy", size) for size in SIZES] + [("", "parameters")]
     rows = []
     for variant in found["variants"]:
+        if not variant["miou"]["n"]:
+            continue
         sizes = [_mean(variant["accuracy_by_size"].get(size), spread=False) for size in SIZES]
         cells = [Cell(str(variant["miou"]["n"])), _mean(variant["miou"]), *_difference(variant["difference"]), *sizes]
         cells.append(

@@ -48,6 +48,26 @@ def test_the_baseline_is_the_dilation_that_is_best_on_val(kept: Path) -> None:
     assert cells["deformable"][5:9] == ["0.550", "0.650", "0.750", "0.950"]
 
 
+def test_controls_stand_beside_the_best_adaptive_net(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    """Where the sweep lacks it and all else is equal; a sweep of another budget is left by itself."""
+    counted = {"date": "2026-11-21T16:00:00+00:00", "per_image": per_image([0.8] * 4)}
+    write_run("creatures/a", result("deformable", 0, 0.9, **counted | {"per_image": per_image([0.9] * 4)}))
+    write_run("creatures/b", result("dilated 2", 0, 0.7, **counted))
+    write_run("creatures_control/c", result("dilated 2, wider", 0, 0.8, **counted))
+    write_run("creatures_longer/d", result("dilated 2", 0, 0.8, **counted, budget="2400 steps"))
+    write_run("creatures_empty/e", None, state="running")
+    document = evidence(read_sweeps(tmp_path / "runs", "creatures"), "creatures")
+    write(document, tmp_path / "kept" / "creatures.json")
+    _, _, *rows = table(tmp_path / "kept", "creatures | comparison | creatures_control")
+    assert [row[0] for row in rows] == ["dilated 2, wider", "deformable"]
+    assert rows[0][3:5] == ["−0.100", "−0.100 to −0.100"]
+    assert rows[1][3] == "baseline"
+    assert [run["variant"] for run in document["sweeps"]["creatures_control"]["runs"]] == ["dilated 2, wider"]
+    _, _, *rows = table(tmp_path / "kept", "creatures | comparison | creatures_longer")
+    assert [row[0] for row in rows] == ["dilated 2"]
+    assert sorted(document["sweeps"]) == ["creatures", "creatures_control", "creatures_longer"]
+
+
 def test_every_run_says_where_it_comes_from(kept: Path) -> None:
     runs = json.loads((kept / "creatures.json").read_text())["sweeps"]["creatures"]["runs"]
     assert [run["miou"] for run in runs if run["variant"] == "deformable"] == [0.9, 0.92]
