@@ -164,6 +164,30 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], Callable[[Any, bytes], bool
 }
 
 
+def prepared(reader: str, folder: Path) -> Path:
+    """Where the reader's file will be; of a checkpoint there is a hash beside it."""
+    path = folder / f"file{READERS[reader][0]}"
+    if reader == "checkpoint":
+        path.write_bytes(SEEDS[reader][0])
+        path.with_suffix(".sha256").write_text(f"{checkpoint.file_hash(path)}  {path.name}\n")
+    return path
+
+
+def outcome(reader: str, path: Path, data: bytes) -> str:
+    """What became of these bytes, "read" or "refused"; anything else fails."""
+    _, read, right = READERS[reader]
+    path.write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # libraries warn of what they repair
+        try:
+            found = read(path)
+        except DataError as error:
+            assert path.name in str(error)  # noqa: PT017 - either outcome is right
+            return "refused"
+    assert right(found, data)
+    return "read"
+
+
 @pytest.mark.fault(32)
 @pytest.mark.fault(41)
 @pytest.mark.fault(50)
@@ -171,29 +195,14 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], Callable[[Any, bytes], bool
 @pytest.mark.parametrize("reader", READERS)
 def test_a_reader_survives_any_bytes(reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEG_MAX_PIXELS", "1000000")
-    suffix, read, right = READERS[reader]
     outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"file{suffix}"
-        if reader == "checkpoint":
-            path.write_bytes(SEEDS[reader][0])
-            path.with_suffix(".sha256").write_text(f"{checkpoint.file_hash(path)}  {path.name}\n")
+        path = prepared(reader, Path(folder))
 
         @settings(max_examples=INPUTS, deadline=1000 * SECONDS, database=None, suppress_health_check=list(HealthCheck))
         @given(mutated(SEEDS[reader]))
         def survives(data: bytes) -> None:
-            path.write_bytes(data)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # libraries warn of what they repair
-                try:
-                    outcome = read(path)
-                except DataError as error:
-                    outcome = error
-            outcomes["refused" if isinstance(outcome, DataError) else "read"] += 1
-            if isinstance(outcome, DataError):
-                assert path.name in str(outcome)
-            else:
-                assert right(outcome, data)
+            outcomes[outcome(reader, path, data)] += 1
 
         survives()
         print(f"{reader}: {outcomes.total()} inputs, {outcomes['refused']} refused, {outcomes['read']} read")
