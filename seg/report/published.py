@@ -84,6 +84,8 @@ def dilation(document: Document, sweep: str, variant: str) -> str:
     """Effective dilation of a variant: a row for each layer, a column for each size, mean ± standard deviation."""
     found = {one["variant"]: one for one in document["sweeps"][sweep]["variants"]}[variant]
     cells = {(row["layer"], row["size"]): row for row in found["effective_dilation"]}
+    if not cells:
+        raise LookupError(f"{variant} in {sweep} has no finished run")
     rows = []
     for layer in dict.fromkeys(layer for layer, _ in cells):
         means = [cells[layer, size] for size in SIZES]

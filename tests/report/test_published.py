@@ -56,6 +56,7 @@ def test_controls_stand_beside_the_best_adaptive_net(write_run: Callable[..., Pa
     write_run("creatures_control/c", result("dilated 2, wider", 0, 0.8, **counted))
     write_run("creatures_longer/d", result("dilated 2", 0, 0.8, **counted, budget="2400 steps"))
     write_run("creatures_empty/e", None, state="running")
+    write_run("creatures_longer/f", None, state="running", variant="modulated")
     document = evidence(read_sweeps(tmp_path / "runs", "creatures"), "creatures")
     write(document, tmp_path / "kept" / "creatures.json")
     _, _, *rows = table(tmp_path / "kept", "creatures | comparison | creatures_control")
@@ -66,6 +67,8 @@ def test_controls_stand_beside_the_best_adaptive_net(write_run: Callable[..., Pa
     _, _, *rows = table(tmp_path / "kept", "creatures | comparison | creatures_longer")
     assert [row[0] for row in rows] == ["dilated 2"]
     assert sorted(document["sweeps"]) == ["creatures", "creatures_control", "creatures_longer"]
+    page = "<!-- table: creatures | dilation | creatures_longer | modulated -->\n<!-- end -->\n"
+    assert "Not measured." in fill(page, tmp_path / "kept")
 
 
 def test_every_run_says_where_it_comes_from(kept: Path) -> None:
