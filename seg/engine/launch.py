@@ -1,5 +1,6 @@
 """Start the ranks of a run on this host, pass signals on to them, and end all when one dies."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -33,6 +34,7 @@ def launch(function: Callable[..., Any], *arguments: Any, count: int) -> None:
     # the store lives here, on a port that the system picks: no rank has to be the first to listen
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     errors = multiprocessing.get_context("spawn").SimpleQueue()
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # one message is enough: the first rank's
     relay = _Relay()
     with handling(relay.take):
         with held_back():  # a rank would die of what it gets before it can handle it
