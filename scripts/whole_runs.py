@@ -1,6 +1,7 @@
 """What evaluation and training cost beside the bare net, and how a net's cost grows with the image."""
 
 import io
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stderr, suppress
 from functools import partial
@@ -200,6 +201,7 @@ def row(
     measure: str, case: str, contenders: Mapping[str, Callable[[], object]], config: DictConfig, units: float
 ) -> dict[str, object]:
     """Times and memory of a case, times per unit; ratios to the first contender."""
+    print(f"{measure}: {case} ...", file=sys.stderr, flush=True)
     clock = perf_counter if config.device == "cuda" else process_time
     times = medians(contenders, rounds=config.rounds, seconds=config.seconds, device=config.device, clock=clock)
     memory = {name: extra_memory(run, config.device) for name, run in contenders.items()}
