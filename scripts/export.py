@@ -25,7 +25,10 @@ def main(config: DictConfig) -> None:
         raise ConfigError(f"opset is {config.opset}; deformable convolution is in ONNX from opset 19 on")
     if len(config.size) != 2 or min(config.size) < 32:
         raise ConfigError(f"size is {list(config.size)}; expected [height, width] of 32 px or more")
-    output = Path(config.output) if config.output else Path(config.run) / f"net{FORMATS[config.format]}"
+    suffix = FORMATS[config.format]
+    output = Path(config.output) if config.output else Path(config.run) / f"net{suffix}"
+    if output.suffix != suffix:  # torch warns at length, and other programs know a file by it
+        raise ConfigError(f"output={output}: a file of format={config.format} has to end in {suffix}")
     print(export_run(load_config(config.run, config), config, output))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from build import build
 from omegaconf import DictConfig
-from run import newest_state, trained_model
+from run import make_folder, newest_state, trained_model
 from torch import Tensor, nn
 
 from seg.engine import RunFolder
@@ -31,7 +31,7 @@ def export_run(trained: DictConfig, config: DictConfig, output: Path) -> str:
     about = description(trained, state)
     height, width = config.size
     images = [torch.randn(2, 3, height, width), torch.randn(1, 3, height + 37, width - 13)]
-    output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(output.parent)
     if config.format == "onnx":
         run = write_onnx(model, images[0], output, about, config.opset)
     else:

@@ -13,6 +13,7 @@ from examples import LEVELS, middle_unit
 from exploration import Trained, load_trained
 from omegaconf import DictConfig
 from PIL import Image
+from run import make_folder
 
 from seg.analysis import (
     Recorded,
@@ -36,6 +37,7 @@ Pixel = tuple[int, int]
 
 def analyze(trained: DictConfig, config: DictConfig, output: Path) -> int:
     """Write a picture of each kind for each unit, analysis.json that lists them, and overview.png; their number."""
+    make_folder(output)
     net = load_trained(trained)
     images = list(chosen_images(trained, config.images))
     rows: list[dict[str, Any]] = []
@@ -106,7 +108,6 @@ def _centre(layer: Recorded, cell: list[int]) -> tuple[float, float]:
 
 
 def _write(output: Path, prefix: str, pictures: Mapping[str, Image.Image]) -> list[dict[str, str]]:
-    output.mkdir(parents=True, exist_ok=True)
     entries = []
     for number, (caption, picture) in enumerate(pictures.items()):
         name = f"{prefix}_{number}.png"

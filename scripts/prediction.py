@@ -14,7 +14,7 @@ from build import build
 from examples import painted
 from omegaconf import DictConfig
 from PIL import Image
-from run import newest_state, trained_model
+from run import make_folder, newest_state, trained_model
 
 from seg.data import Sample, one_batch
 from seg.data.cityscapes import CITYSCAPES_CLASSES, to_label_ids
@@ -91,6 +91,7 @@ def predict(config: DictConfig, source: Path, output: Path, opacity: float, arch
     """
     if output.exists() and not output.is_dir():
         raise ConfigError(f"output={output} is a file; give a folder, which is made where there is none")
+    make_folder(output)
     runtime, state = build(config.runtime), newest_state(RunFolder(config.run))
     _check_archive(archive, tuple(state["config"]["classes"]))
     model = runtime.place(trained_model(state, config)).eval()

@@ -94,6 +94,14 @@ def save_config(folder: RunFolder, config: DictConfig) -> None:
     checkpoint.write_text(folder.path / CONFIG, OmegaConf.to_yaml(config))
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder that a command writes to; raises ConfigError where it can't be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output: the folder {folder} can't be made ({error.strerror}); give another") from None
+
+
 def _given(node: Any) -> Any:
     """A configuration without the keys that are null."""
     if not isinstance(node, dict):

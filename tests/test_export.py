@@ -70,7 +70,14 @@ def test_fault_77_an_old_onnxruntime_is_named_with_the_way_out(old: str, monkeyp
         exporting.require_onnx()
 
 
-@pytest.mark.parametrize("key, value, words", [("format", "tflite", "onnx, torch_export"), ("opset", 18, "opset 19")])
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("format", "tflite", "onnx, torch_export"),
+        ("opset", 18, "opset 19"),
+        ("output", "net.pt", "format=onnx has to end in .onnx"),
+    ],
+)
 def test_a_wrong_choice_is_named(key: str, value: object, words: str) -> None:
     import export
 

@@ -136,6 +136,8 @@ def test_an_archive_for_other_classes_is_refused(config: DictConfig, tmp_path: P
 def test_a_file_in_the_place_of_the_output_folder_is_named(config: DictConfig, video: Path) -> None:
     with pytest.raises(ConfigError, match=r"drive.avi is a file; give a folder"):
         predict(config, video, video, 0.5)
+    with pytest.raises(ConfigError, match=r"the folder .*drive.avi/below can't be made \(Not a directory\)"):
+        predict(config, video, video / "below", 0.5)
 
 
 def test_a_file_that_is_no_video_is_named(tmp_path: Path) -> None:
