@@ -67,9 +67,9 @@ def cell(value: float | None, digits: int) -> Cell:
 
 
 def panel_of(measure: str, rows: Sequence[Row]) -> Panel:
-    """The chart of one measure: times as multiples of plain convolution's or, without one, of ours."""
+    """The chart of one measure: times as multiples of the bare work's, a plain convolution's say, or else of ours."""
     names = names_of(rows, "milliseconds")
-    unit = next((name for name in ("conv2d", "dense", "forward", "plain") if name in names), OURS)
+    unit = next((name for name in ("conv2d", "dense", "forward", "plain", "step") if name in names), OURS)
     told = "; ".join(
         f"{row['case']}: " + ", ".join(f"{n} {t:.2f} ms" for n, t in row["milliseconds"].items()) for row in rows
     )
