@@ -16,6 +16,7 @@ from seg.report.theme import Theme
 Row = Mapping[str, Any]
 OURS = "ours"
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
+FINE_TICKS = (0.8, 0.9, 1, 1.1, 1.2)
 
 
 def benchmark_tables(result: Mapping[str, Any]) -> list[Table]:
@@ -85,6 +86,8 @@ def draw(rows: Sequence[Row], names: Sequence[str], unit: str, axes: Axes, theme
         axes.plot([x for _, x in known], [k for k, _ in known], "o", color=colours[i % len(colours)], label=name)
     low, high = (bound(value for found in multiples for value in found.values()) for bound in (min, max))
     ticks = [tick for tick in TICKS if low / 1.5 <= tick <= high * 1.5]
+    if len(ticks) < 3:
+        ticks = [tick for tick in FINE_TICKS if low / 1.2 <= tick <= high * 1.2]
     axes.set_xscale("log")
     axes.set_xlim(low / 1.2, high * 1.2)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -92,5 +95,5 @@ def draw(rows: Sequence[Row], names: Sequence[str], unit: str, axes: Axes, theme
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), [row["case"] for row in rows])
     axes.axvline(1, color=theme["muted"], linewidth=0.8)
-    axes.legend(fontsize=6, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=len(names))
+    axes.legend(fontsize=6, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=min(len(names), 4))
     grid(axes, theme, axis="x")
