@@ -37,7 +37,6 @@ Pixel = tuple[int, int]
 
 def analyze(trained: DictConfig, config: DictConfig, output: Path) -> int:
     """Write a picture of each kind for each unit, analysis.json that lists them, and overview.png; their number."""
-    make_folder(output)
     net = load_trained(trained)
     images = list(chosen_images(trained, config.images))
     rows: list[dict[str, Any]] = []
@@ -108,6 +107,7 @@ def _centre(layer: Recorded, cell: list[int]) -> tuple[float, float]:
 
 
 def _write(output: Path, prefix: str, pictures: Mapping[str, Image.Image]) -> list[dict[str, str]]:
+    make_folder(output)
     entries = []
     for number, (caption, picture) in enumerate(pictures.items()):
         name = f"{prefix}_{number}.png"

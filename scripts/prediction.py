@@ -91,7 +91,6 @@ def predict(config: DictConfig, source: Path, output: Path, opacity: float, arch
     """
     if output.exists() and not output.is_dir():
         raise ConfigError(f"output={output} is a file; give a folder, which is made where there is none")
-    make_folder(output)
     runtime, state = build(config.runtime), newest_state(RunFolder(config.run))
     _check_archive(archive, tuple(state["config"]["classes"]))
     model = runtime.place(trained_model(state, config)).eval()
@@ -99,6 +98,7 @@ def predict(config: DictConfig, source: Path, output: Path, opacity: float, arch
     pairs = tuple((left, right) for left, right in state["config"].get("flip_pairs", []))
     transform, normalization = build(config.data.evaluate_transform), build(config.data.normalization)
     inference, bad, good = build(config.inference), [], []
+    make_folder(output)  # once nothing else is wrong
     with Progress(len(images.names), what="labelling") as progress, torch.inference_mode():
         for image in images:
             try:

@@ -1,8 +1,6 @@
 """explore and analyze as commands, on one tiny run, and what they say to bad usage."""
 
-import importlib
 import json
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -10,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,23 +29,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             config = compose("train", [*TINY, f"variant={variant}", f"run={folder / variant}"])
         train_run(config)
     return folder
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Run a script in this process, as its command line would; its exit code and all that it printed."""
-
-    def run(script: str, *arguments: object) -> tuple[int, str]:
-        for name in ("PYTHONPATH", "HYDRA_FULL_ERROR"):
-            monkeypatch.setenv(name, os.environ.get(name, ""))  # put back afterwards
-        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
-        GlobalHydra.instance().clear()
-        with pytest.raises(SystemExit) as ended:
-            importlib.import_module(script).main()
-        said = capfd.readouterr()
-        return int(ended.value.code or 0), said.out + said.err
-
-    return run
 
 
 def test_explore_writes_both_nets_on_named_images_and_files(command: Command, runs: Path, tmp_path: Path) -> None:

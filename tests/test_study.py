@@ -1,8 +1,6 @@
 """study and evidence as commands, on two tiny runs: what they write, and what they say to bad usage."""
 
-import importlib
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from seg.data import Creatures
@@ -34,23 +31,6 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
             config = compose("train", [*TINY, f"variant={variant}", f"run={folder / 'creatures' / variant}"])
         train_run(config)
     return folder
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Run a script in this process, as its command line would; its exit code and all that it printed."""
-
-    def run(script: str, *arguments: object) -> tuple[int, str]:
-        for name in ("PYTHONPATH", "HYDRA_FULL_ERROR"):
-            monkeypatch.setenv(name, os.environ.get(name, ""))  # put back afterwards
-        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
-        GlobalHydra.instance().clear()
-        with pytest.raises(SystemExit) as ended:
-            importlib.import_module(script).main()
-        said = capfd.readouterr()
-        return int(ended.value.code or 0), said.out + said.err
-
-    return run
 
 
 def test_every_study_and_then_the_evidence(command: Command, sweeps: Path, tmp_path: Path) -> None:
