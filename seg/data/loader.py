@@ -131,8 +131,8 @@ class Batches:
                     raise DataError(mismatch)
                 if batch is not None:
                     yield batch
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             raise RunError(
                 f"a data worker died ({str(error).splitlines()[0]}); where memory is short, use fewer workers "
