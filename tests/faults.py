@@ -102,7 +102,7 @@ Configuration, commands, security
 """
 COMMANDS = {
     22: "`make sanitize` on a machine with a GPU: not run yet",
-    80: "`PYTHON=python3.12 make test` and 3.13: in 3.12.1 tests/models and tests/data pass, in 3.13.0 all of them but one",
+    80: "`PYTHON=python3.12 make test`, 3.13: tests/models and tests/data, in 3.12.1 all pass, in 3.13.0 all but one",
 }
 HEAD = """# What is injected, and what has to come of it
 
