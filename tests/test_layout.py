@@ -14,12 +14,13 @@ SEG = ROOT / "seg"
 MAY_IMPORT = {
     "errors": set(),
     "alarms": set(),
+    "sizes": set(),
     "ops": {"errors"},
     "metrics": {"errors", "ops"},
     "models": {"errors", "ops"},
-    "data": {"errors"},
-    "engine": {"errors", "alarms", "metrics", "data"},
-    "analysis": {"errors", "ops", "models", "metrics"},
+    "data": {"errors", "sizes"},
+    "engine": {"errors", "alarms", "sizes", "metrics", "data"},
+    "analysis": {"errors", "sizes", "ops", "models", "metrics"},
     "report": {"errors", "alarms"},
 }
 BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "registry", "misc"}

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seg.analysis.dilation import SIZES, read_at, size_group
+from seg.analysis.dilation import read_at
 from seg.analysis.offsets import Recorded
+from seg.sizes import SIZES, size_class
 
 COUNTS = ("cells", "taps", "no tap nearest", "not read")
 
@@ -49,7 +50,7 @@ class Coverage:
                 self.counts = torch.cat([self.counts, self.counts.new_zeros(1, len(SIZES), len(COUNTS))])
             nearest, weight = taps_at_cells(layer)
             rows, columns = (layer.located().centres(count) for count in nearest.shape[-2:])
-            group = size_group(read_at((rows, columns), size.cpu(), image_shape), self.thresholds)
+            group = size_class(read_at((rows, columns), size.cpu(), image_shape), self.thresholds).long()
             values = torch.stack([torch.ones_like(nearest), nearest, (nearest == 0).long(), (weight == 0).long()], -1)
             known = group >= 0
             self.counts[self.layers.index(name)].index_add_(0, group[known], values[known])

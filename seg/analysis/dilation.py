@@ -7,8 +7,8 @@ from torch import Tensor
 
 from seg.analysis.offsets import Recorded
 from seg.metrics import Moments
+from seg.sizes import SIZES, size_class
 
-SIZES = ("small", "medium", "large", "background")
 # side of the box in px: the cuts of the paper's table 2, as they are commonly given (areas 96 and 224 squared)
 THRESHOLDS = (96.0, 224.0)
 BIN = 0.25
@@ -55,13 +55,6 @@ def read_at(centres: tuple[Tensor, Tensor], values: Tensor, image_shape: Sequenc
     return values[:, rows][:, :, columns]
 
 
-def size_group(size: Tensor, thresholds: tuple[float, float]) -> Tensor:
-    """int64, as `size`: 0 small, 1 medium, 2 large, 3 background, -1 unknown."""
-    small, large = thresholds
-    group = torch.where(size == 0, 3, (size >= small).long() + (size > large).long())
-    return torch.where(size.isnan(), -1, group)
-
-
 class DilationBySize:
     """Effective dilation per layer and object size, accumulated over images without keeping them.
 
@@ -97,7 +90,7 @@ class DilationBySize:
         """
         self._extend([name for name in recorded if name not in self.layers])
         for name, layer in recorded.items():
-            group = size_group(size_at_cells(layer, size, image_shape), self.thresholds).to(layer.offset.device)
+            group = size_class(size_at_cells(layer, size, image_shape), self.thresholds).long().to(layer.offset.device)
             values = effective_dilation(layer.positions)
             self._count(self.layers.index(name), values, group[:, None].expand_as(values))
 

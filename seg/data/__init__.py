@@ -6,7 +6,6 @@ from seg.data.cityscapes import Cityscapes
 from seg.data.creatures import Creatures
 from seg.data.folder import Folder
 from seg.data.loader import evaluate_loader, one_batch, train_loader
-from seg.data.object_size import SIZES, size_class
 from seg.data.sample import IGNORE, Batch, Dataset, Sample
 from seg.data.transforms import (
     Normalization,
@@ -16,6 +15,7 @@ from seg.data.transforms import (
     training_transform,
 )
 from seg.data.voc import VOC
+from seg.sizes import SIZES, size_class
 
 __all__ = [
     "IGNORE",

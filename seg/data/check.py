@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from seg.data.images import encoding
-from seg.data.object_size import SIZES, box_size, boxes, size_class
+from seg.data.object_size import box_size, boxes
 from seg.data.sample import IGNORE, Dataset, Sample
 from seg.errors import DataError
+from seg.sizes import SIZES, size_class
 
 Progress = Callable[[int], object]  # called with the number of images done
 

@@ -3,14 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor
 
 from seg.data.sample import IGNORE
 
-SIZES = ("small", "medium", "large", "background")
 EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
@@ -56,20 +53,6 @@ def _by_box(objects: NDArray[np.int32], largest_first: list[tuple[float, tuple[s
     for size, box in largest_first:
         result[box] = size
     return result
-
-
-def size_class(size: Tensor | NDArray[np.float32], thresholds: tuple[float, float] = (96, 224)) -> Tensor:
-    """Index into SIZES of each size: int8, -1 where the size is unknown (NaN).
-
-    thresholds: square roots of areas in px; small is below the first, large above the second
-    source:     96 and 224 are the paper's as remembered; no source at hand confirms them
-    """
-    low, high = thresholds
-    if not 0 < low <= high:
-        raise ValueError(f"thresholds={thresholds}: two positive lengths in px are needed, the smaller one first")
-    size = torch.as_tensor(size)
-    classes = (size >= low).to(torch.int8) + (size > high)
-    return classes.masked_fill_(size == 0, SIZES.index("background")).masked_fill_(size.isnan(), -1)
 
 
 def connected_components(label: NDArray[np.uint8], things: Sequence[int]) -> NDArray[np.int32]:

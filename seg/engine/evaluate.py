@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seg.data.object_size import SIZES, size_class
 from seg.data.sample import Batch
 from seg.engine.inference import Inference
 from seg.engine.progress import Progress
@@ -17,6 +16,7 @@ from seg.engine.ranks import Ranks
 from seg.engine.runtime import Runtime, Stop
 from seg.errors import Preempted
 from seg.metrics import Confusion, grouped_counts, intersection, union
+from seg.sizes import SIZES, size_class
 
 
 @dataclass

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from seg.data.object_size import SIZES, connected_components, object_size, size_class
+from seg.data.object_size import connected_components, object_size
+from seg.sizes import SIZES, size_class
 
 
 def slow_size(objects: np.ndarray, by: str) -> np.ndarray:
