@@ -13,6 +13,7 @@ import torch
 from build import build
 from exploration import Trained, load_trained
 from omegaconf import DictConfig
+from run import make_folder
 from training import batches_of, fresh_model
 
 from seg.analysis import Recorded, object_rows, record_offsets
@@ -23,7 +24,7 @@ from seg.analysis.movement import Movement
 from seg.analysis.trend import by_bins, by_class, fifths, rank_correlation
 from seg.analysis.variation import Following, Variation
 from seg.data import Batch, Sample, one_batch
-from seg.engine import RunFolder
+from seg.engine import RunFolder, checkpoint
 from seg.engine.inference import forward
 from seg.engine.progress import Progress
 from seg.engine.ranks import Ranks
@@ -50,17 +51,22 @@ def study(trained: DictConfig, config: DictConfig, output: Path) -> list[Path]:
 
     raises: ConfigError for a study that there is none of, or a run without a layer to look at
     """
-    unknown = set(config.studies) - set(STUDIES)
+    unknown = set(config.studies) - set(PANELS)
     if unknown:
-        raise ConfigError(f"studies={sorted(unknown)}: there are {', '.join(STUDIES)}")
+        raise ConfigError(f"studies={sorted(unknown)}: there are {', '.join(PANELS)}")
     net = load_trained(trained)
     data = build(net.config.data.evaluate)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
+    over_images = {name: STUDIES[name](net, data, config) for name in config.studies if name in STUDIES}
+    for image in seen(net, data, config.images) if over_images else ():
+        for found in over_images.values():
+            found.add(image)
     written = []
     for name in config.studies:
-        document = {**_facts(net, data, config), **STUDIES[name](net, data, config)}
+        measured = over_images[name].document() if name in over_images else movement(net, data, config)
+        document = {**_facts(net, data, config), **measured}
         path = output / f"{name}.json"
-        path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        checkpoint.write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
         save_png(PANELS[name](document), path.with_suffix(".png"))
         written += [path, path.with_suffix(".png")]
     return written
@@ -83,30 +89,37 @@ def seen(net: Trained, data: Any, images: int | None) -> Iterator[Seen]:
             progress.update(index + 1)
 
 
-def objects(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
+class Objects:
     """A row for each object, and how effective dilation and accuracy follow its length, or its size."""
-    rows: list[dict[str, Any]] = []
-    for image in seen(net, data, config.images):
-        rows += _rows_of(image, data, net.classes)
-    key = config.by or ("length" if rows and "length" in rows[0] else "size")
-    if rows and key not in (known := [known for known in KEYS if known in rows[0]]):
-        raise ConfigError(f"by={key}: these objects have {', '.join(known)}")
-    layers = list(rows[0]["dilation"]) if rows else []
-    edges = list(config.bins or fifths(rows, key))
-    # only drawn bodies know how long they can be
-    longest = 2 * build(net.config.data.train).half_length[1] if key == "length" else None
-    return {
-        "by": key,
-        "longest_in_training": longest,
-        "object_sizes": data.object_source,
-        "correlation": {
-            "all layers": rank_correlation(rows, key),
-            **{layer: rank_correlation(rows, key, layer) for layer in layers},
-        },
-        "bins": by_bins(rows, key, edges),
-        "classes": by_class(rows, key),
-        "objects": rows,
-    }
+
+    def __init__(self, net: Trained, data: Any, config: DictConfig) -> None:
+        self.net, self.data, self.config = net, data, config
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, image: Seen) -> None:
+        self.rows += _rows_of(image, self.data, self.net.classes)
+
+    def document(self) -> dict[str, Any]:
+        rows, config = self.rows, self.config
+        key = config.by or ("length" if rows and "length" in rows[0] else "size")
+        if rows and key not in (known := [known for known in KEYS if known in rows[0]]):
+            raise ConfigError(f"by={key}: these objects have {', '.join(known)}")
+        layers = list(rows[0]["dilation"]) if rows else []
+        edges = list(config.bins or fifths(rows, key))
+        # only drawn bodies know how long they can be
+        longest = 2 * build(self.net.config.data.train).half_length[1] if key == "length" else None
+        return {
+            "by": key,
+            "longest_in_training": longest,
+            "object_sizes": self.data.object_source,
+            "correlation": {
+                "all layers": rank_correlation(rows, key),
+                **{layer: rank_correlation(rows, key, layer) for layer in layers},
+            },
+            "bins": by_bins(rows, key, edges),
+            "classes": by_class(rows, key),
+            "objects": rows,
+        }
 
 
 def _rows_of(image: Seen, data: Any, classes: list[str]) -> list[dict[str, Any]]:
@@ -127,23 +140,34 @@ def _rows_of(image: Seen, data: Any, classes: list[str]) -> list[dict[str, Any]]
     return rows
 
 
-def by_class_of_pixels(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
+class Classes:
     """Effective dilation of the filters on each class, stuff as well as things."""
-    found = DilationByClass(net.classes)
-    for image in seen(net, data, config.images):
-        found.add(image.recorded, image.batch.label, image.batch.image.shape[-2:])
-    return {"rows": found.rows()}
+
+    def __init__(self, net: Trained, data: Any, config: DictConfig) -> None:
+        self.found = DilationByClass(net.classes)
+
+    def add(self, image: Seen) -> None:
+        self.found.add(image.recorded, image.batch.label, image.batch.image.shape[-2:])
+
+    def document(self) -> dict[str, Any]:
+        return {"rows": self.found.rows()}
 
 
-def coverage(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
+class Covered:
     """How many cells of the maps are read by no filter, by layer and object size; and how often each, of one image."""
-    found = Coverage(net.config.data.thresholds)
-    shown: dict[str, Any] = {}
-    for image in seen(net, data, config.images):
+
+    def __init__(self, net: Trained, data: Any, config: DictConfig) -> None:
+        self.thresholds = list(net.config.data.thresholds)
+        self.found = Coverage(self.thresholds)
+        self.shown: dict[str, Any] = {}
+
+    def add(self, image: Seen) -> None:
         shape = image.batch.image.shape[-2:]
-        found.add(image.recorded, image.batch.size, shape)
-        shown = shown or _coverage_map(image, shape)
-    return {"thresholds": list(net.config.data.thresholds), "rows": found.rows(), "map": shown}
+        self.found.add(image.recorded, image.batch.size, shape)
+        self.shown = self.shown or _coverage_map(image, shape)
+
+    def document(self) -> dict[str, Any]:
+        return {"thresholds": self.thresholds, "rows": self.found.rows(), "map": self.shown}
 
 
 def _coverage_map(image: Seen, shape: Sequence[int]) -> dict[str, Any]:
@@ -157,24 +181,35 @@ def _coverage_map(image: Seen, shape: Sequence[int]) -> dict[str, Any]:
     return {"image": image.sample.name, "layers": layers}
 
 
-def content(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
+class Content:
     """What of the offsets is constant, position and content; and whether they move with a shifted image."""
-    variation, following = Variation(), Following(config.shift)
-    left_out = 0
-    shape: Sequence[int] | None = None
-    for image in seen(net, data, config.images):
-        shape = shape or image.batch.image.shape
-        if image.batch.image.shape != shape:
-            left_out += 1  # position means something on images of one size alone
-            continue
-        variation.add(image.recorded)
+
+    def __init__(self, net: Trained, data: Any, config: DictConfig) -> None:
+        self.net = net
+        self.variation, self.following = Variation(), Following(config.shift)
+        self.left_out = 0
+        self.shape: Sequence[int] | None = None
+
+    def add(self, image: Seen) -> None:
+        self.shape = self.shape or image.batch.image.shape
+        if image.batch.image.shape != self.shape:
+            self.left_out += 1  # position means something on images of one size alone
+            return
+        self.variation.add(image.recorded)
         halves = []
-        for cut in following.cuts(image.batch.image):
-            with torch.no_grad(), record_offsets(net.model) as recorded:
-                net.model(net.runtime.image(cut.contiguous()))
+        for cut in self.following.cuts(image.batch.image):
+            with torch.no_grad(), record_offsets(self.net.model) as recorded:
+                self.net.model(self.net.runtime.image(cut.contiguous()))
             halves.append(recorded)
-        following.add(*halves)
-    return {"shift": config.shift, "of_another_size": left_out, "rows": variation.rows(), "shifted": following.rows()}
+        self.following.add(*halves)
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "shift": self.following.shift,
+            "of_another_size": self.left_out,
+            "rows": self.variation.rows(),
+            "shifted": self.following.rows(),
+        }
 
 
 def movement(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
@@ -215,10 +250,5 @@ def _as_it_is(sample: Sample) -> Sample:
     return sample
 
 
-STUDIES = {
-    "objects": objects,
-    "classes": by_class_of_pixels,
-    "coverage": coverage,
-    "content": content,
-    "movement": movement,
-}
+# what is measured in one pass over the images
+STUDIES = {"objects": Objects, "classes": Classes, "coverage": Covered, "content": Content}

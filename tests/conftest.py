@@ -7,9 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+TINY = ["head.hidden=8", "data.batch_size=2", "trainer.log_every=1", "runtime.threads=1", "runtime.precision=fp32"]
 
 
 @pytest.fixture
@@ -27,3 +31,18 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         return int(ended.value.code or 0), said.out + said.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def train_tiny() -> Callable[..., None]:
+    """Train a deformable and a dilated net for few steps, each in a folder of its variant's name."""
+    from training import train_run
+
+    def train(folder: Path, *overrides: str) -> None:
+        for variant in ("deform_3", "dilated_2"):
+            given = [*TINY, *overrides, f"variant={variant}", f"run={folder / variant}"]
+            with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+                config = compose("train", given)
+            train_run(config)
+
+    return train

@@ -2,32 +2,20 @@
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from training import train_run  # noqa: E402
-
-TINY = ["head.hidden=8", "data.batch_size=2", "trainer.iterations=1", "trainer.log_every=1", "evaluate=false"]
-TINY += ["++data.train.images=2", "++data.evaluate.images=3", "runtime.threads=1", "runtime.precision=fp32"]
 Command = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tmp_path_factory: pytest.TempPathFactory, train_tiny: Callable[..., None]) -> Path:
     """A deformable and a dilated net, one step old."""
     folder = tmp_path_factory.mktemp("runs")
-    for variant in ("deform_3", "dilated_2"):
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            config = compose("train", [*TINY, f"variant={variant}", f"run={folder / variant}"])
-        train_run(config)
+    train_tiny(folder, "trainer.iterations=1", "evaluate=false", "++data.train.images=2", "++data.evaluate.images=3")
     return folder
 
 

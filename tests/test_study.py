@@ -1,35 +1,24 @@
 """study and evidence as commands, on two tiny runs: what they write, and what they say to bad usage."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from seg.data import Creatures
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from training import train_run  # noqa: E402
-
-TINY = ["head.hidden=8", "data.batch_size=2", "trainer.iterations=3", "trainer.log_every=1", "evaluate=true"]
-TINY += ["++data.train.images=4", "++data.evaluate.images=3", "runtime.threads=1", "runtime.precision=fp32"]
 Command = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(scope="module")
-def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sweeps(tmp_path_factory: pytest.TempPathFactory, train_tiny: Callable[..., None]) -> Path:
     """A folder with one sweep of a deformable and a dilated net, three steps old."""
     folder = tmp_path_factory.mktemp("sweeps")
-    for variant in ("deform_3", "dilated_2"):
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            config = compose("train", [*TINY, f"variant={variant}", f"run={folder / 'creatures' / variant}"])
-        train_run(config)
+    images = ("++data.train.images=4", "++data.evaluate.images=3")
+    train_tiny(folder / "creatures", "trainer.iterations=3", "evaluate=true", *images)
     return folder
 
 
