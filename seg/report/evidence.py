@@ -15,7 +15,7 @@ from seg.report.fields import load, mapping
 from seg.report.figures import Panel, save_png
 from seg.report.reading import finished, read_runs
 from seg.report.results import Run
-from seg.report.variants import Variant, find_baseline, gather, leader
+from seg.report.variants import Variant, find_baseline, gather, is_fixed, leader
 from seg.report.write import summary
 
 FACTS = ("commit", "date", "device", "backend", "budget", "command")
@@ -69,7 +69,7 @@ def draw(document: Mapping[str, Any], sweeps: Mapping[str, Sequence[Run]], folde
     name = document["name"]
     groups = {"overview": _overview(gather(sweeps[name]))} if name in sweeps else {}
     groups |= {key.removeprefix(f"{name}_"): _dilation(gather(runs)) for key, runs in sweeps.items() if key != name}
-    groups |= {key: found for key, found in _study_charts(document["studies"]).items()}
+    groups |= _study_charts(document["studies"])
     written = []
     for key, found in groups.items():
         if found:
@@ -147,11 +147,11 @@ def _study_charts(found: Sequence[Mapping[str, Any]]) -> dict[str, list[Panel]]:
     """A chart for each kind of study, of the first net that adapts; objects by length for all nets of one set."""
     charts: dict[str, list[Panel]] = {}
     for study in found:
-        if study["study"] != "objects" and study["study"] not in charts and not study["variant"].startswith("dilated"):
+        if study["study"] != "objects" and study["study"] not in charts and not is_fixed(study["variant"]):
             charts[study["study"]] = studies.PANELS[study["study"]](study)
     for of in dict.fromkeys(study["of"] for study in found if study["study"] == "objects"):
         same = [study for study in found if study["study"] == "objects" and study["of"] == of]
         first = list({study["variant"]: study for study in reversed(same)}.values())[::-1]
-        adapting = [study for study in first if not study["variant"].startswith("dilated")]
+        adapting = [study for study in first if not is_fixed(study["variant"])]
         charts[f"objects_{of}"] = [*map(studies.scatter, adapting[:1]), studies.accuracy_by_length(first)]
     return charts

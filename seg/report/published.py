@@ -19,7 +19,9 @@ from typing import Any
 from seg.errors import DataError
 from seg.report.fields import load, mapping
 from seg.report.results import SIZES
+from seg.report.studies import with_interval
 from seg.report.table import Cell, Table, as_markdown, mark_best
+from seg.report.variants import is_fixed
 
 MARKED = re.compile(r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 MISSING = "–"
@@ -228,12 +230,12 @@ def _studies(document: Document, kind: str, of: str) -> list[Document]:
     found = [study for study in document["studies"] if study["study"] == kind and study["of"] == of]
     if not found:
         raise LookupError(f"no study {kind} of {of}")
-    return sorted(found, key=lambda study: not study["variant"].startswith("dilated"))
+    return sorted(found, key=lambda study: not is_fixed(study["variant"]))
 
 
 def _adaptive(document: Document, kind: str, of: str) -> Document:
     """The first of the studies that is of no dilated net; LookupError where there is none."""
-    found = [study for study in _studies(document, kind, of) if not study["variant"].startswith("dilated")]
+    found = [study for study in _studies(document, kind, of) if not is_fixed(study["variant"])]
     return found[0]
 
 
@@ -252,10 +254,7 @@ def _difference(found: Mapping[str, Any] | None) -> list[Cell]:
 
 
 def _interval(found: Mapping[str, Any], key: str) -> str:
-    if found[key] is None:
-        return MISSING
-    ends = "" if found["low"] is None else f" ({found['low']:.2f} to {found['high']:.2f})"
-    return f"{found[key]:.2f}{ends}".replace("-", "−")
+    return with_interval(found, key) or MISSING
 
 
 def _two(value: float | None) -> str:

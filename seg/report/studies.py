@@ -12,10 +12,11 @@ from matplotlib.colors import ListedColormap
 from matplotlib.ticker import NullLocator
 
 from seg.report.figures import Panel, grid
+from seg.report.results import SIZES
 from seg.report.theme import Theme, layer_role
+from seg.report.variants import is_fixed
 
 Document = Mapping[str, Any]
-SIZES = ("small", "medium", "large", "background")
 
 
 def points(document: Document) -> np.ndarray:
@@ -257,7 +258,7 @@ def _edges(one: Mapping[str, Any]) -> tuple[float, float]:
 
 def _roles(documents: Sequence[Document]) -> list[str]:
     """Greys for the nets of fixed sampling, strong colours for the others."""
-    fixed = [document["variant"].startswith("dilated") for document in documents]
+    fixed = [is_fixed(document["variant"]) for document in documents]
     return [f"{'fixed' if f else 'adapts'}-{(1 + 2 * fixed[:i].count(True)) % 4 if f else fixed[:i].count(False) % 4}"
             for i, f in enumerate(fixed)]  # fmt: skip
 
@@ -266,11 +267,16 @@ def _names(documents: Sequence[Document]) -> str:
     return ", ".join(str(document["variant"]) for document in documents)
 
 
+def with_interval(found: Mapping[str, Any], key: str) -> str | None:
+    """A number and its 95 % interval as a person writes them; None where there is none."""
+    if found[key] is None:
+        return None
+    ends = "" if found["low"] is None else f" ({found['low']:.2f} to {found['high']:.2f})"
+    return f"{found[key]:.2f}{ends}".replace("-", "−")
+
+
 def _correlation(found: Mapping[str, Any]) -> str:
-    if found["rho"] is None:
-        return "not defined"
-    interval = "" if found["low"] is None else f" ({found['low']:.2f} to {found['high']:.2f})"
-    return f"{found['rho']:.2f}{interval}".replace("-", "−")
+    return with_interval(found, "rho") or "not defined"
 
 
 def _plain_ticks(axes: Axes, values: Any) -> None:

@@ -30,7 +30,7 @@ class Variant:
     def adapts(self) -> bool:
         """Whether the sampling differs between positions, told by the spread of the effective dilation."""
         spreads = [row.std for result in self.results for row in result.effective_dilation if row.std is not None]
-        return any(spread > 1e-3 for spread in spreads) if spreads else not self.label.startswith("dilated")
+        return any(spread > 1e-3 for spread in spreads) if spreads else not is_fixed(self.label)
 
     @property
     def layers(self) -> list[str]:
@@ -90,6 +90,11 @@ def difference(variant: Variant, baseline: Variant) -> Difference | None:
     complete = all(len(counts) == len(side.results) for counts, side in zip(images, (variant, baseline), strict=True))
     interval = paired_bootstrap(*images) if complete else None
     return Difference(ours - theirs, *(interval or (None, None)))
+
+
+def is_fixed(label: str) -> bool:
+    """Whether a label is that of a net of fixed sampling, where nothing but the name can tell."""
+    return label.startswith("dilated")
 
 
 def unique(items: Iterable[str]) -> list[str]:
