@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import seg.models.conv
@@ -199,13 +199,13 @@ def torchvisions() -> Iterator[None]:
         seg.models.conv.deform_conv2d = ours
 
 
-def net(layers: int, device: str) -> DeepLab:
-    """DeepLab on a ResNet-101 with `layers` modulated layers, whose offsets are of about a cell."""
-    trunk = resnet101(Modulated if layers else Dilated, replaced=layers or 3)
-    for module in trunk.modules():
+def net(trunk: Callable[..., nn.Module], layers: int, classes: int) -> DeepLab:
+    """DeepLab from random weights with `layers` modulated layers, whose offsets are of about a cell, or without any."""
+    body = trunk(Modulated if layers else Dilated, replaced=layers or 3)
+    for module in body.modules():
         if isinstance(module, Modulated):
             torch.nn.init.normal_(module.offset.weight, std=(2 / (9 * module.in_channels)) ** 0.5)  # type: ignore[arg-type]
-    return DeepLab(trunk, 21, head=Head).to(device, memory_format=torch.channels_last)
+    return DeepLab(body, classes, head=Head)
 
 
 def infer(model: DeepLab, image: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -229,7 +229,8 @@ def model_cases(size: list[int], measures: list[str], device: str) -> Iterator[C
     """Inference and a training step of the dense net and of nets with 3 and 30 modulated layers."""
     torch.manual_seed(0)
     image = torch.randn(1, 3, *size, device=device).to(memory_format=torch.channels_last)
-    nets = {"dense": net(0, device), "3 layers": net(3, device), "30 layers": net(30, device)}
+    made = {"dense": net(resnet101, 0, 21), "3 layers": net(resnet101, 3, 21), "30 layers": net(resnet101, 30, 21)}
+    nets = {name: model.to(device, memory_format=torch.channels_last) for name, model in made.items()}
     runs: dict[str, Callable[[DeepLab], object]] = {
         "forward": lambda model: infer(model, image),
         "forward bf16": lambda model: infer(model, image, torch.bfloat16),

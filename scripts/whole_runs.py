@@ -11,6 +11,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 import torch
+from contenders import net
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from PIL import Image
@@ -24,7 +25,7 @@ from seg.data.images import read_image, read_mask
 from seg.data.sample import Sample
 from seg.engine import Inference, RunFolder, Runtime, Schedule, Trainer, checkpoint, evaluate, sgd
 from seg.engine.train import cross_entropy
-from seg.models import DeepLab, Dilated, Head, Modulated, resnet18, resnet50
+from seg.models import resnet18, resnet50
 
 THRESHOLDS = (96.0, 224.0)
 SIDES = (256, 512, 1024, 2048)
@@ -52,15 +53,6 @@ class Files(Creatures):
         return Sample(image, read_mask(self.folder / f"{index}_label.png"), self.objects[index], str(index))
 
 
-def net(trunk: Callable[..., nn.Module], layers: int, classes: int) -> DeepLab:
-    """With modulated layers whose offsets are of about a cell, or without any."""
-    body = trunk(Modulated if layers else Dilated, replaced=layers or 3)
-    for module in body.modules():
-        if isinstance(module, Modulated):
-            torch.nn.init.normal_(module.offset.weight, std=(2 / (9 * module.in_channels)) ** 0.5)  # type: ignore[arg-type]
-    return DeepLab(body, classes, head=Head).eval()
-
-
 def rows(config: DictConfig) -> Iterator[dict[str, object]]:
     """For each net and number type, milliseconds an image of evaluation and of training; or for each image side
     milliseconds a million pixels."""
@@ -86,7 +78,7 @@ def evaluation_row(
 ) -> dict[str, object]:
     """The loop's parts one after the other: the net, predictions and counts, effective dilation, reading the files."""
     loader = evaluate_loader(data, evaluation_transform(), workers=WORKERS[config.device])
-    batches, model = list(loader), runtime.place(net(trunk, 3, CLASSES))
+    batches, model = list(loader), runtime.place(net(trunk, 3, CLASSES)).eval()
     contenders = {
         "forward": partial(forwards, model, batches, runtime),
         "evaluation": partial(evaluation, model, batches, runtime, record=False),
@@ -185,7 +177,9 @@ def scaling_rows(config: DictConfig) -> Iterator[dict[str, object]]:
     """DeepLab on a ResNet-18 on square images."""
     torch.manual_seed(0)
     layout = {"device": config.device, "memory_format": torch.channels_last}
-    nets = {"dense": net(resnet18, 0, 21).to(**layout), "3 layers": net(resnet18, 3, 21).to(**layout)}
+    nets = {
+        name: net(resnet18, layers, CLASSES).to(**layout).eval() for name, layers in (("dense", 0), ("3 layers", 3))
+    }
     for side in config.sides or SIDES:
         image = torch.randn(1, 3, side, side).to(**layout)
         contenders = {name: partial(ask, model, image) for name, model in nets.items()}
