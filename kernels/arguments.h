@@ -59,13 +59,25 @@ inline void check_device(const char* name, const Tensor& tensor, const Tensor& i
 
 inline void check_sizes(const char* name, const Tensor& tensor, const std::vector<int64_t>& sizes) {
   static const char* const kDims[] = {"batch", "channels", "height", "width"};
-  const int64_t dims = static_cast<int64_t>(sizes.size());
-  STD_TORCH_CHECK(tensor.dim() == dims, name, " must have ", dims, dims == 1 ? " dimension" : " dimensions", ", got ",
-                  tensor.dim());
-  for (int64_t dim = 0; dim < dims; ++dim) {
-    STD_TORCH_CHECK(tensor.size(dim) == sizes[dim], name, " must have ", dims == 1 ? "length" : kDims[dim], " ",
-                    sizes[dim], ", got ", tensor.size(dim));
+  STD_TORCH_CHECK(tensor.dim() == static_cast<int64_t>(sizes.size()), name, " must have ", sizes.size(),
+                  " dimensions, got ", tensor.dim());
+  for (size_t dim = 0; dim < sizes.size(); ++dim) {
+    const int64_t size = tensor.size(static_cast<int64_t>(dim));
+    if (sizes.size() == 4) {
+      STD_TORCH_CHECK(size == sizes[dim], name, " must have ", kDims[dim], " ", sizes[dim], ", got ", size);
+    } else {
+      STD_TORCH_CHECK(size == sizes[dim], name, " must have size ", sizes[dim], " in dimension ", dim, ", got ", size);
+    }
   }
+}
+
+// A tensor that is read as it lies in memory.
+inline void check_dense(const char* name, const Tensor& tensor, const Tensor& input, ScalarType type,
+                        const std::vector<int64_t>& sizes) {
+  check_device(name, tensor, input);
+  STD_TORCH_CHECK(tensor.scalar_type() == type && tensor.is_contiguous(), name,
+                  " must be contiguous and of the operator's data type");
+  check_sizes(name, tensor, sizes);
 }
 
 // A tensor of the input's device and type: a bias, a gradient.

@@ -19,21 +19,11 @@ const RoiKernels& roi_kernels_for(Type type) {
   return roi_kernels_portable(type);
 }
 
-void check_dense(const char* name, const Tensor& tensor, ScalarType type, const std::vector<int64_t>& sizes) {
-  STD_TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == type && tensor.is_contiguous(), name,
-                  " must be contiguous, on the CPU, and of the operator's data type");
-  STD_TORCH_CHECK(tensor.dim() == static_cast<int64_t>(sizes.size()), name, " must have ", sizes.size(),
-                  " dimensions, got ", tensor.dim());
-  for (size_t i = 0; i < sizes.size(); ++i) {
-    STD_TORCH_CHECK(tensor.size(i) == sizes[i], name, " must have size ", sizes[i], " in dimension ", i, ", got ",
-                    tensor.size(i));
-  }
-}
-
 // Shapes, types and images checked: nothing after this reads outside a tensor.
 RoiPoolTask check_arguments(const Tensor& maps, const Tensor& image, const Tensor& first, const Tensor& step,
                             const Tensor& count, const std::optional<Tensor>& mask, int64_t group_rows,
                             int64_t group_columns, int64_t border) {
+  STD_TORCH_CHECK(maps.is_cpu(), "maps must be on the CPU");
   STD_TORCH_CHECK(maps.dim() == 5 && first.dim() == 5, "maps and first must have 5 dimensions");
   RoiPoolTask task{};
   RoiPool& pool = task.pool;
@@ -46,13 +36,13 @@ RoiPoolTask check_arguments(const Tensor& maps, const Tensor& image, const Tenso
   STD_TORCH_CHECK(pool.classes > 0 && pool.outputs % pool.classes == 0, pool.classes, " classes do not divide the ",
                   pool.outputs, " outputs");
   const ScalarType type = compute_type(type_of(maps));
-  check_dense("maps", maps, maps.scalar_type(),
+  check_dense("maps", maps, maps, maps.scalar_type(),
               {pool.images, group_rows * group_columns, pool.height, pool.width, pool.outputs});
-  check_dense("image", image, ScalarType::Long, {pool.boxes});
-  check_dense("first", first, type, {pool.boxes, pool.classes, pool.rows, pool.columns, 2});
-  check_dense("step", step, type, {pool.boxes, 2});
-  check_dense("count", count, ScalarType::Int, {pool.boxes, pool.rows, pool.columns, 2});
-  if (mask.has_value()) check_dense("mask", *mask, type, {pool.boxes, pool.classes, pool.rows, pool.columns});
+  check_dense("image", image, maps, ScalarType::Long, {pool.boxes});
+  check_dense("first", first, maps, type, {pool.boxes, pool.classes, pool.rows, pool.columns, 2});
+  check_dense("step", step, maps, type, {pool.boxes, 2});
+  check_dense("count", count, maps, ScalarType::Int, {pool.boxes, pool.rows, pool.columns, 2});
+  if (mask.has_value()) check_dense("mask", *mask, maps, type, {pool.boxes, pool.classes, pool.rows, pool.columns});
   task.maps = maps.const_data_ptr();
   task.image = static_cast<const int64_t*>(image.const_data_ptr());
   task.first = first.const_data_ptr();

@@ -9,20 +9,6 @@ namespace seg::cuda {
 
 namespace {
 
-void check_dense(const char* name, const Tensor& tensor, const Tensor& maps, ScalarType type,
-                 const std::vector<int64_t>& sizes) {
-  STD_TORCH_CHECK(is_on_gpu(tensor) && tensor.get_device_index() == maps.get_device_index(), name,
-                  " must be on the maps' CUDA device");
-  STD_TORCH_CHECK(tensor.scalar_type() == type && tensor.is_contiguous(), name,
-                  " must be contiguous and of the operator's data type");
-  STD_TORCH_CHECK(tensor.dim() == static_cast<int64_t>(sizes.size()), name, " must have ", sizes.size(),
-                  " dimensions, got ", tensor.dim());
-  for (size_t i = 0; i < sizes.size(); ++i) {
-    STD_TORCH_CHECK(tensor.size(i) == sizes[i], name, " must have size ", sizes[i], " in dimension ", i, ", got ",
-                    tensor.size(i));
-  }
-}
-
 // A box of an image that is not there is not known here; the kernels pass over it.
 RoiPoolTask task_of(const Tensor& maps, const Tensor& image, const Tensor& first, const Tensor& step,
                     const Tensor& count, const std::optional<Tensor>& mask, int64_t group_rows, int64_t group_columns,
