@@ -1,4 +1,4 @@
-// Backward of the deformable convolution, plain path: a bounded number of pixels at a time, by matrix products of the
+// Backward of the deformable convolution. Plain path: a bounded number of pixels at a time, by matrix products of the
 // output's gradient with the weight (gradients of the samples) and with the samples (gradient of the weight).
 #include "fused.h"
 #include "operators.h"
@@ -29,18 +29,22 @@ class Pass {
     for_chunks([&](const Samples& some) { scatter(some, matrices, deterministic); });
   }
 
-  // What the fused path makes of these arguments; a sum in a fixed order is the plain path's alone.
-  BackwardPlan fused_plan(bool deterministic, bool tf32) const {
+  // What the fused path makes of these arguments.
+  BackwardPlan data_plan(bool tf32) const {
     BackwardPlan plan{};
-    if (!deterministic) {
-      STD_CUDA_CHECK(plan_backward(all_.conv, all_.type, tf32, all_.input, grad_.const_data_ptr(), plan));
-    }
+    STD_CUDA_CHECK(plan_backward(all_.conv, all_.type, tf32, all_.input, grad_.const_data_ptr(), plan));
+    return plan;
+  }
+  WeightPlan weight_plan(bool tf32) const {
+    WeightPlan plan{};
+    STD_CUDA_CHECK(plan_weight(all_.conv, all_.type, tf32, all_.input, grad_.const_data_ptr(), plan));
     return plan;
   }
 
   // Gradient of the weight, in the computing type.
-  void weight() {
+  void weight(const WeightPlan& plan) {
     const Conv& conv = all_.conv;
+    if (plan.possible) return fused_weight(plan);
     weight_ = zeros(rows_, {conv.groups, conv.group_outputs(), conv.taps() * conv.group_channels()}, sums());
     Tensor product = empty(rows_, {conv.groups, conv.group_outputs(), conv.taps() * conv.group_channels()}, type());
     for_chunks([&](const Samples& some) {
@@ -91,6 +95,15 @@ class Pass {
     STD_CUDA_CHECK(launch_fused_backward(args, plan, stream_));
   }
 
+  void fused_weight(const WeightPlan& plan) {
+    const Conv& conv = all_.conv;
+    weight_ = empty(rows_, {conv.groups, conv.group_outputs(), conv.taps() * conv.group_channels()}, sums());
+    const Tensor turns = empty(rows_, {static_cast<int64_t>(plan.turn_bytes / sizeof(float))}, ScalarType::Float);
+    const FusedWeight args{all_, grad_.const_data_ptr(), static_cast<float*>(turns.mutable_data_ptr()),
+                           static_cast<float*>(weight_->mutable_data_ptr())};
+    STD_CUDA_CHECK(launch_fused_weight(args, plan, stream_));
+  }
+
   void scatter(const Samples& some, const Tensor& matrices, bool deterministic) const {
     Tensor columns = make_columns(some);
     multiply(by_group(grad_, some.first, some.count, some.conv.groups), matrices, columns);
@@ -125,16 +138,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
   const Conv conv = check_arguments(input, offset, weight, mask, window);
   check_like("grad", grad, input, {conv.batch, conv.outputs, conv.rows, conv.columns});
   const Current current(input);
+  fused = fused && conv.batch > 0;
   const ScalarType type = input.scalar_type();
   const Tensor none = empty(input, {0}, type);
   std::tuple<Tensor, Tensor, Tensor, Tensor> grads{none, none, none, none};
   need_mask = need_mask && mask.has_value();
   Pass pass(conv, grad, input, offset, mask, current.stream());
   if (need_input || need_offset || need_mask) {
-    const BackwardPlan plan = fused && conv.batch > 0 ? pass.fused_plan(deterministic, tf32) : BackwardPlan{};
+    // the fused path adds to the input's gradient in any order
+    const BackwardPlan plan = fused && !deterministic ? pass.data_plan(tf32) : BackwardPlan{};
     pass.data(weight, need_input, need_offset, need_mask, deterministic, plan);
   }
-  if (need_weight) pass.weight();
+  if (need_weight) pass.weight(fused ? pass.weight_plan(tf32) : WeightPlan{});
   if (need_input) {
     std::get<0>(grads) =
         to_map(torch::stable::to(*pass.input_rows(), type), conv.batch, conv.height, conv.width);

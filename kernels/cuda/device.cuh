@@ -137,11 +137,14 @@ __device__ __forceinline__ void mma_tf32(float (&sum)[4], const uint32_t (&a)[4]
 #endif
 }
 
+__device__ __forceinline__ uint32_t bits_of(float value) { return __float_as_uint(value); }
+__device__ __forceinline__ float float_of(uint32_t bits) { return __uint_as_float(bits); }
+
 __device__ __forceinline__ float round_to_tf32(float value) {
 #if __CUDA_ARCH__ >= 800
   uint32_t bits;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
-  return __uint_as_float(bits);
+  return float_of(bits);
 #else
   return value;
 #endif

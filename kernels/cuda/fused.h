@@ -4,7 +4,7 @@
 #include <cstddef>
 
 #include "kernels.h"
-#include "tiles.h"
+#include "weight_division.h"
 
 namespace seg::cuda {
 
@@ -53,5 +53,26 @@ struct FusedBackward {
 
 // Adds to the input's gradient by atomic operations; the others have the same bits in every run.
 cudaError_t launch_fused_backward(const FusedBackward& args, const BackwardPlan& plan, cudaStream_t stream);
+
+// How a fused gradient of the weight is laid out.
+struct WeightPlan {
+  bool possible;
+  int block_outputs;  // 128 or 256
+  WeightDivision division;
+  size_t turn_bytes;  // of the sums that the blocks leave
+};
+
+// `input` and `grad` as for the backward.
+cudaError_t plan_weight(const Conv& conv, Type type, bool tf32, const void* input, const void* grad, WeightPlan& plan);
+
+struct FusedWeight {
+  Samples samples;   // of all pixels
+  const void* grad;  // [pixels, outputs]
+  float* turns;      // turn_bytes
+  float* weight;     // [outputs, taps, channels of a group], its gradient
+};
+
+// Sums in a fixed order, which depends on the number of multiprocessors alone: the same bits in every run.
+cudaError_t launch_fused_weight(const FusedWeight& args, const WeightPlan& plan, cudaStream_t stream);
 
 }  // namespace seg::cuda

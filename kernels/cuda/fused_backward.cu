@@ -70,7 +70,7 @@ class BackwardBlock {
       if (step + 1 < args_.division.steps) copy(step + 1);
 #pragma unroll
       for (int i = 0; i < kSubsteps; ++i) {
-        multiply_substep<T>(products_, left(step), right(step), first_row(), first_column(), i);
+        multiply_substep<T, true>(products_, left(step), right(step), first_row(), first_column(), i);
       }
     }
     synchronize();
@@ -100,12 +100,8 @@ class BackwardBlock {
     for (int i = threadIdx.x; i < kTilePixels * kVectors; i += kFusedThreads) {
       const int row = i / kVectors, vector = i % kVectors;
       const int64_t flat = first_ + row, output = (step * kVectors + vector) * wide;
-      unsigned char* to = left(step) + tile_offset(row, vector);
-      if (flat < conv.batch * conv.pixels() && output < conv.group_outputs()) {
-        copy_vector(to, grad + flat * conv.outputs + output);
-      } else {
-        store(Pack<uint32_t, 4>{{0, 0, 0, 0}}, reinterpret_cast<uint32_t*>(to));
-      }
+      const bool exists = flat < conv.batch * conv.pixels() && output < conv.group_outputs();
+      copy_or_clear(left(step) + tile_offset(row, vector), grad + flat * conv.outputs + output, exists);
     }
     for (int i = threadIdx.x; i < kBlockChannels * kVectors; i += kFusedThreads) {
       copy_vector(right(step) + tile_offset(i / kVectors, i % kVectors), packed + i * kVectorBytes);
@@ -137,9 +133,8 @@ class BackwardBlock {
     const Conv& conv = args_.samples.conv;
     const int64_t flat = first_ + pixel;
     if (flat >= conv.batch * conv.pixels()) return;
-    Place place = place_of<uint32_t>(conv, 0, flat * conv.taps() * conv.offset_groups);
-    place.tap = tap_;
-    place.group = channels_.begin / conv.offset_group_channels();
+    const Place place =
+        place_at<uint32_t>(conv, flat, tap_, quotient(channels_.begin, conv.offset_group_channels()));
     const Sample<float> found = sample_at<float>(conv, args_.samples.offset, args_.samples.mask, place);
     const Corners<float> corners =
         corners_of(found.square, found.mask, static_cast<int32_t>(conv.height), static_cast<int32_t>(conv.width));
@@ -239,8 +234,8 @@ cudaError_t plan_backward(const Conv& conv, Type type, bool tf32, const void* in
   plan = BackwardPlan{};
   Device device{};
   const cudaError_t error = read_device(device);
-  if (error != cudaSuccess || type == Type::f64 || (type == Type::f32 && !tf32) || device.major < 8) return error;
-  const int64_t element = type == Type::f32 ? 4 : 2;
+  const int64_t element = core_element(type, tf32, device);
+  if (error != cudaSuccess || element == 0) return error;
   const uint64_t addresses = reinterpret_cast<uint64_t>(input) | reinterpret_cast<uint64_t>(grad);
   if (!fits_fused(conv, element, addresses, device.shared_bytes, backward_shared_bytes())) return error;
   if (conv.group_outputs() * element % kVectorBytes != 0) return error;

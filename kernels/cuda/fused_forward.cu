@@ -249,8 +249,8 @@ cudaError_t plan_forward(const Conv& conv, Type type, bool tf32, const void* inp
   plan = ForwardPlan{};
   Device device{};
   const cudaError_t error = read_device(device);
-  if (error != cudaSuccess || type == Type::f64 || (type == Type::f32 && !tf32) || device.major < 8) return error;
-  const int64_t element = type == Type::f32 ? 4 : 2;
+  const int64_t element = core_element(type, tf32, device);
+  if (error != cudaSuccess || element == 0) return error;
   plan.block_outputs = conv.group_outputs() > 128 ? 256 : 128;
   const uint64_t address = reinterpret_cast<uint64_t>(input);
   if (!fits_fused(conv, element, address, device.shared_bytes, forward_shared_bytes(conv, plan.block_outputs))) {

@@ -17,9 +17,7 @@ __device__ __forceinline__ void make_corners(const Samples& samples, int64_t fla
   const Conv& conv = samples.conv;
   Corners<float> corners{{kRing, kRing, kRing, kRing}, {0, 0, 0, 0}};  // behind the last pixel: zeros, of no cell
   if (flat < conv.batch * conv.pixels()) {
-    Place place = place_of<uint32_t>(conv, 0, flat * conv.taps() * conv.offset_groups);
-    place.group = group;
-    place.tap = tap;
+    const Place place = place_at<uint32_t>(conv, flat, tap, group);
     const Sample<float> found = sample_at<float>(conv, samples.offset, samples.mask, place);
     corners =
         corners_of(found.square, found.mask, static_cast<int32_t>(conv.height), static_cast<int32_t>(conv.width));

@@ -14,6 +14,10 @@ constexpr int kWarp = 32;
 
 SEG_HD int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
+// Of numbers below 2^32, which a GPU divides several times as fast as those of 64 bits.
+SEG_HD int64_t quotient(int64_t value, int64_t by) { return int64_t(uint32_t(value) / uint32_t(by)); }
+SEG_HD int64_t rest_of(int64_t value, int64_t by) { return int64_t(uint32_t(value) % uint32_t(by)); }
+
 // Blocks that give every item a thread, as far as a launch may go; at least one.
 SEG_HD int64_t blocks_for(int64_t items, int64_t threads) {
   const int64_t blocks = divide_up(items, threads);
@@ -60,22 +64,27 @@ struct Place {
   int64_t y, x;                      // of the output
 };
 
-// The sample with this number among those of the pixels from `first` on, which are counted through the batch.
-// Taps change fastest, so that neighbouring warps read neighbouring cells. Index is uint32_t where all samples of the
-// batch fit into 32 bits, whose divisions are several times as fast, and else uint64_t.
+// The sample of a pixel, counted through the batch. Index is uint32_t where all pixels fit into 32 bits, whose divisions
+// are several times as fast, and else uint64_t.
 template <typename Index>
-SEG_HD Place place_of(const Conv& conv, int64_t first, int64_t number) {
-  const Index taps = Index(conv.taps()), groups = Index(conv.offset_groups), columns = Index(conv.columns);
-  const Index pixels = Index(conv.pixels()), rest = Index(number) / taps;
-  const Index flat = Index(first) + rest / groups, pixel = flat % pixels;
+SEG_HD Place place_at(const Conv& conv, int64_t flat, int64_t tap, int64_t group) {
+  const Index pixels = Index(conv.pixels()), columns = Index(conv.columns), pixel = Index(flat) % pixels;
   Place place;
-  place.tap = int64_t(Index(number) % taps);
-  place.group = int64_t(rest % groups);
-  place.image = int64_t(flat / pixels);
+  place.image = int64_t(Index(flat) / pixels);
   place.pixel = int64_t(pixel);
+  place.tap = tap;
+  place.group = group;
   place.y = int64_t(pixel / columns);
   place.x = int64_t(pixel % columns);
   return place;
+}
+
+// The sample with this number among those of the pixels from `first` on, which are counted through the batch.
+// Taps change fastest, so that neighbouring warps read neighbouring cells. Index as above, for all samples of the batch.
+template <typename Index>
+SEG_HD Place place_of(const Conv& conv, int64_t first, int64_t number) {
+  const Index taps = Index(conv.taps()), groups = Index(conv.offset_groups), rest = Index(number) / taps;
+  return place_at<Index>(conv, first + int64_t(rest / groups), int64_t(Index(number) % taps), int64_t(rest % groups));
 }
 
 SEG_HD int64_t sample_count(const Conv& conv, int64_t pixels) { return pixels * conv.taps() * conv.offset_groups; }

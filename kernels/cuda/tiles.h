@@ -19,6 +19,19 @@ constexpr int kSubsteps = 4;                        // of a step: 32 bytes of ch
 // a matrix is loaded from over all banks of shared memory.
 SEG_HD int tile_offset(int row, int vector) { return row * kRowBytes + ((vector ^ (row % kVectors)) * kVectorBytes); }
 
+// The same in a tile whose rows are multiplied with each other, and not its columns: pixels of 64 channels of 16 bits, say,
+// whose sum runs over the pixels. Elements of 32 bits are loaded from it one by one, four rows and two vectors at once.
+SEG_HD int crossed_offset(int row, int vector, int element) {
+  return element == 2 ? tile_offset(row, vector)
+                      : row * kRowBytes + ((vector ^ (row * 2 % kVectors)) * kVectorBytes);
+}
+
+// Byte of an element in neighbouring such tiles, each of as many rows as a row has elements.
+SEG_HD int crossed_place(int row, int column, int element) {
+  const int across = kRowBytes / element, tile = column / across, byte = column % across * element;
+  return tile * across * kRowBytes + crossed_offset(row, byte / kVectorBytes, element) + byte % kVectorBytes;
+}
+
 // Channels that share a weight group and an offset group, where one kind of group divides the other.
 SEG_HD int64_t segment_channels(const Conv& conv) {
   const int64_t a = conv.group_channels(), b = conv.offset_group_channels();
@@ -46,8 +59,8 @@ struct Chunk {
 
 SEG_HD Chunk chunk_at(const Conv& conv, int64_t group, int64_t index, int64_t element) {
   const int64_t per_segment = chunks_of_segment(conv, element), segment = segment_channels(conv);
-  const int64_t start = group * conv.group_channels() + index / per_segment * segment;
-  const int64_t within = index % per_segment * chunk_channels(element);
+  const int64_t start = group * conv.group_channels() + quotient(index, per_segment) * segment;
+  const int64_t within = rest_of(index, per_segment) * chunk_channels(element);
   const int64_t end = within + chunk_channels(element);
   return Chunk{start + within, start + (end < segment ? end : segment)};
 }
@@ -143,6 +156,7 @@ SEG_HD int64_t backward_shared_bytes() { return 2 * (kTilePixels + kBlockChannel
 SEG_HD bool fits_fused(const Conv& conv, int64_t element, uint64_t address, int64_t shared_bytes, int64_t needed) {
   if (!has_segments(conv) || segment_channels(conv) * element % kVectorBytes != 0) return false;
   if (address % kVectorBytes != 0 || needed > shared_bytes) return false;
+  if (!fits_int32(conv.outputs * conv.taps() * conv.group_channels())) return false;
   return fits_int32(conv.batch * conv.cells()) && fits_int32(conv.batch * conv.pixels());
 }
 

@@ -4,6 +4,8 @@ import ctypes
 import functools
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,13 @@ def operators():
 def arithmetic() -> ctypes.CDLL:
     """The functions of host/arithmetic.cpp."""
     return ctypes.CDLL(str(library()))
+
+
+@contextmanager
+def backwards() -> Iterator[None]:
+    """A block in which blocks and threads come last to first and asynchronous copies arrive at once."""
+    arithmetic().seg_run_backwards(ctypes.c_int64(1))
+    try:
+        yield
+    finally:
+        arithmetic().seg_run_backwards(ctypes.c_int64(0))

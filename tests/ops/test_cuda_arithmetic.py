@@ -19,7 +19,10 @@ NAMES = ["batch", "channels", "height", "width", "outputs", "rows", "columns", "
 def arithmetic():
     """The shared headers' functions, in whose signatures every number has 64 bits."""
     library = cuda_host.arithmetic()
-    for name in ("fits_int32", "blocks_for", "chunk_pixels", "vector_channels", "map_index", "column_index"):
+    for name in (
+        *("fits_int32", "blocks_for", "chunk_pixels", "vector_channels", "map_index", "column_index"),
+        *("turns", "block_of", "crossed_place", "turns_are_full"),
+    ):
         getattr(library, f"seg_{name}").restype = ctypes.c_int64
     return library
 
@@ -195,3 +198,101 @@ def test_no_two_vectors_of_a_tile_share_a_place_and_eight_rows_meet_no_bank_twic
     assert sorted(itertools.chain(*places)) == list(range(0, 128 * 128, 16))
     for first, vector in itertools.product(range(0, 128, 8), range(8)):
         assert len({places[row][vector] % 128 for row in range(first, first + 8)}) == 8
+
+
+@pytest.mark.fault(13)
+@pytest.mark.parametrize("flat", [0, 1, 2**29 + 7, 2**31 - 2**28 - 1])
+def test_fault_13_a_pixel_is_found_where_its_samples_number_more_than_2_32(flat, arithmetic):
+    given = conv(batch=64, rows=4096, columns=8192, offset_groups=32)
+    out = (ctypes.c_int64 * 4)()
+    arithmetic.seg_place_at(given, *numbers(flat), out)
+    image, pixel = divmod(flat, 4096 * 8192)
+    assert list(out) == [image, pixel, *divmod(pixel, 8192)]
+
+
+@pytest.mark.parametrize("element", [2, 4])
+def test_no_two_elements_of_crossed_tiles_share_a_place(element, arithmetic):
+    rows = 128 // element
+    places = [
+        arithmetic.seg_crossed_place(*numbers(row, column, element)) for row in range(rows) for column in range(128)
+    ]
+    assert sorted(places) == list(range(0, rows * 128 * element, element))
+
+
+def test_a_warp_meets_no_bank_twice_in_a_crossed_tile(arithmetic):
+    for first, column in itertools.product(range(0, 64, 8), range(0, 256, 8)):  # eight rows' vectors of 16 bits
+        places = [arithmetic.seg_crossed_place(*numbers(first + row, column, 2)) for row in range(8)]
+        assert len({place % 128 // 16 for place in places}) == 8
+    for first, column in itertools.product(range(0, 32, 4), range(0, 256, 8)):  # four rows of eight floats
+        places = [
+            arithmetic.seg_crossed_place(*numbers(first + row, column + i, 4)) for row in range(4) for i in range(8)
+        ]
+        assert len({place % 128 // 4 for place in places}) == 32
+
+
+SHAPES = [
+    {},
+    {"channels": 512, "outputs": 512, "rows": 64, "columns": 128},
+    {"channels": 512, "outputs": 512, "rows": 23, "columns": 31},
+    {"channels": 8, "outputs": 8, "rows": 1, "columns": 1},
+    {"channels": 96, "outputs": 40, "groups": 2, "offset_groups": 4, "batch": 3},
+]
+
+
+@pytest.mark.parametrize("element", [2, 4])
+@pytest.mark.parametrize("sizes", SHAPES)
+def test_blocks_take_turns_at_every_step_of_a_weights_gradient_once(sizes, element, arithmetic):
+    division = (ctypes.c_int64 * 5)()
+    arithmetic.seg_divide_weight(conv(**sizes), *numbers(element, 256, 132), division)
+    groups, outputs, columns, steps, blocks = division
+    assert 1 <= blocks <= 132
+    place, seen, slots = 0, set(), []
+    for block in range(blocks):
+        out = (ctypes.c_int64 * (7 * (groups * outputs * columns + 1)))()
+        turns = arithmetic.seg_turns(division, *numbers(block), out)
+        for tile, group, output, column, begin, end, slot in zip(*[iter(out[: 7 * turns])] * 7, strict=True):
+            assert ((group * outputs + output) * columns + column) == tile
+            assert tile * steps + begin == place  # one turn begins where the last one ended
+            assert begin < end <= steps
+            assert {arithmetic.seg_block_of(division, *numbers(tile * steps + at)) for at in (begin, end - 1)} == {
+                block
+            }
+            place += end - begin
+            seen.add((group, output, column))
+            slots.append(slot)
+    assert place == groups * outputs * columns * steps
+    assert len(seen) == groups * outputs * columns
+    assert sorted(set(slots)) == slots
+    assert slots[-1] <= blocks + groups * outputs * columns - 2
+
+
+@pytest.mark.parametrize("element", [2, 4])
+@pytest.mark.parametrize("sizes", SHAPES)
+def test_columns_cover_every_tap_of_every_channel_once(sizes, element, arithmetic):
+    given, division, out = conv(**sizes), (ctypes.c_int64 * 5)(), (ctypes.c_int64 * 4)()
+    arithmetic.seg_divide_weight(given, *numbers(element, 256, 132), division)
+    channels, groups, offset_groups = (
+        sizes.get(key, one) for key, one in (("channels", 64), ("groups", 1), ("offset_groups", 1))
+    )
+    seen = []
+    for group, columns, part in itertools.product(range(groups), range(division[2]), range(element)):
+        arithmetic.seg_column(given, *numbers(group, columns, part, element), out)
+        begin, end, tap, offset_group = out
+        assert end - begin <= 128 // element
+        for channel in range(begin, end):
+            assert channel * groups // channels == group
+            assert channel * offset_groups // channels == offset_group
+            seen.append((channel, tap))
+    assert sorted(seen) == list(itertools.product(range(channels), range(9)))
+
+
+@pytest.mark.parametrize(
+    "sizes, full",
+    [
+        ({"channels": 512, "outputs": 512, "rows": 64, "columns": 128}, True),
+        ({"channels": 4096, "outputs": 4096}, True),
+        ({"channels": 8192, "outputs": 8192, "groups": 1024, "offset_groups": 1}, False),
+    ],
+)
+def test_blocks_sums_stay_in_proportion_to_the_weight(sizes, full, arithmetic):
+    assert bool(arithmetic.seg_turns_are_full(conv(**sizes), *numbers(2, 256, 132))) is full

@@ -1,5 +1,5 @@
 // Functions of the shared headers, callable from Python. A convolution comes as the numbers of its struct, in order.
-#include <tiles.h>
+#include <weight_division.h>
 
 #define SEG_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -81,4 +81,56 @@ SEG_EXPORT void seg_work(const int64_t* division, int64_t block, int64_t* out) {
 SEG_EXPORT void seg_chunk(const int64_t* conv, int64_t group, int64_t index, int64_t element, int64_t* out) {
   const cuda::Chunk chunk = cuda::chunk_at(conv_of(conv), group, index, element);
   out[0] = chunk.begin, out[1] = chunk.end;
+}
+
+SEG_EXPORT int64_t seg_crossed_place(int64_t row, int64_t column, int64_t element) {
+  return cuda::crossed_place(int(row), int(column), int(element));
+}
+
+// groups, blocks of outputs and of columns, steps of a tile and blocks of a fused gradient of the weight
+SEG_EXPORT void seg_divide_weight(const int64_t* conv, int64_t element, int64_t outputs, int64_t processors,
+                                  int64_t* out) {
+  const cuda::WeightDivision division = cuda::divide_weight(conv_of(conv), element, outputs, processors);
+  const int64_t found[] = {division.groups, division.output_blocks, division.column_blocks, division.steps,
+                           division.blocks};
+  for (int i = 0; i < 5; ++i) out[i] = found[i];
+}
+
+// tile, group, block of outputs and of columns, first and last step, and slot of every turn of a block; their number
+SEG_EXPORT int64_t seg_turns(const int64_t* division, int64_t block, int64_t* out) {
+  const cuda::WeightDivision& given = *reinterpret_cast<const cuda::WeightDivision*>(division);
+  const int64_t last = given.first_step(block + 1);
+  int64_t count = 0;
+  for (int64_t at = given.first_step(block); at < last; ++count) {
+    const cuda::Turn turn = cuda::turn_at(given, at, last);
+    const int64_t found[] = {turn.tile,  turn.group, turn.outputs, turn.columns,
+                             turn.begin, turn.end,   given.slot(block, turn.tile)};
+    for (int i = 0; i < 7; ++i) *out++ = found[i];
+    at += turn.end - turn.begin;
+  }
+  return count;
+}
+
+SEG_EXPORT int64_t seg_block_of(const int64_t* division, int64_t step) {
+  return reinterpret_cast<const cuda::WeightDivision*>(division)->block_of(step);
+}
+
+// first and last channel, tap and offset group of a part of a block of columns
+SEG_EXPORT void seg_column(const int64_t* conv, int64_t group, int64_t columns, int64_t part, int64_t element,
+                           int64_t* out) {
+  cuda::Turn turn{};
+  turn.group = group, turn.columns = columns;
+  const cuda::Column column = cuda::column_of(conv_of(conv), turn, part, element);
+  out[0] = column.chunk.begin, out[1] = column.chunk.end, out[2] = column.tap, out[3] = column.offset_group;
+}
+
+// image, pixel, row and column of the output of a pixel that is counted through the batch, by numbers of 32 bits
+SEG_EXPORT void seg_place_at(const int64_t* conv, int64_t flat, int64_t* out) {
+  const cuda::Place place = cuda::place_at<uint32_t>(conv_of(conv), flat, 0, 0);
+  out[0] = place.image, out[1] = place.pixel, out[2] = place.y, out[3] = place.x;
+}
+
+SEG_EXPORT int64_t seg_turns_are_full(const int64_t* conv, int64_t element, int64_t outputs, int64_t processors) {
+  const cuda::WeightDivision division = cuda::divide_weight(conv_of(conv), element, outputs, processors);
+  return cuda::turns_are_full(conv_of(conv), division, outputs);
 }

@@ -1,7 +1,8 @@
 // Runs the CUDA kernels on the host, thread by thread, so that their results can be tested without a GPU. Read before a
 // kernel's source (-include). The threads of a block are fibers that hand over at barriers and at what a warp does
-// together; shared memory starts as NaN, asynchronous copies arrive only when they are waited for, and a barrier that
-// not all threads reach ends the program.
+// together; shared memory starts as NaN, and a barrier that not all threads reach ends the program. Blocks and threads
+// come first to last and asynchronous copies arrive only when they are waited for; or, `backwards`, last to first, and
+// copies arrive at once. A kernel without races gives the same either way.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -69,6 +70,7 @@ struct Machine {
   std::vector<uint64_t> slots;                             // 16 words for each thread
   std::vector<unsigned char> shared;
   uint64_t progress = 0;
+  bool backwards = false;
 };
 
 inline Machine machine;
@@ -126,8 +128,9 @@ inline void run_block(unsigned threads) {
     const uint64_t before = machine.progress;
     left = 0;
     for (unsigned i = 0; i < threads; ++i) {
-      if (!machine.fibers[i]->done) resume(*machine.fibers[i]);
-      left += !machine.fibers[i]->done;
+      Fiber& fiber = *machine.fibers[machine.backwards ? threads - 1 - i : i];
+      if (!fiber.done) resume(fiber);
+      left += !fiber.done;
     }
     if (left > 0 && machine.progress == before) {
       std::fprintf(stderr, "%u threads of a block wait for others at a barrier\n", left);
@@ -172,7 +175,7 @@ cudaError_t launch(void (*kernel)(P...), int64_t blocks, int threads, size_t sha
   machine.grid.x = static_cast<unsigned>(blocks);
   machine.shared.assign(shared_bytes + 128, 0);
   for (int64_t i = 0; i < blocks; ++i) {
-    machine.block.x = static_cast<unsigned>(i);
+    machine.block.x = static_cast<unsigned>(machine.backwards ? blocks - 1 - i : i);
     host::run_block(threads);
   }
   return cudaSuccess;
@@ -216,7 +219,11 @@ inline void atomic_add_four(float* to, float a, float b, float c, float d) {
 
 inline void copy_vector(void* to, const void* from) {
   if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0) std::abort();
-  host::machine.self->copies.push_back({to, from, 16});
+  if (host::machine.backwards) {
+    std::memcpy(to, from, 16);
+  } else {
+    host::machine.self->copies.push_back({to, from, 16});
+  }
 }
 
 inline void wait_for_copies() {
@@ -247,6 +254,18 @@ inline void load_transposed(uint32_t (&to)[4], const void* row) {
       }
     }
   });
+}
+
+inline uint32_t bits_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return bits;
+}
+
+inline float float_of(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
 }
 
 struct Fragments {
@@ -285,22 +304,17 @@ inline void mma_f16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32
   multiply_fragments(sum, a, b0, b1, product_of_pairs<__half>);
 }
 
+// Takes no notice of the lower 13 bits.
 inline void mma_tf32(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   multiply_fragments(sum, a, b0, b1, [](uint32_t left, uint32_t right) {
-    float x, y;
-    std::memcpy(&x, &left, 4);
-    std::memcpy(&y, &right, 4);
-    return x * y;
+    return float_of(left & ~0x1fffu) * float_of(right & ~0x1fffu);
   });
 }
 
 // To the nearest number of 10 bits behind the point; ties away from zero.
 inline float round_to_tf32(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  if ((bits & 0x7f800000) != 0x7f800000) bits = (bits + 0x1000) & ~0x1fffu;
-  std::memcpy(&value, &bits, 4);
-  return value;
+  const uint32_t bits = bits_of(value);
+  return (bits & 0x7f800000) == 0x7f800000 ? value : float_of((bits + 0x1000) & ~0x1fffu);
 }
 
 }  // namespace seg::cuda

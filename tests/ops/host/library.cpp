@@ -9,6 +9,11 @@ extern "C" AOTITorchError torch_c10_cuda_check_msg(int32_t error, const char*, c
 
 extern "C" void torch_c10_cuda_free_error_msg(char*) {}
 
+// Whether the kernels run backwards from now on; see device.h.
+extern "C" __attribute__((visibility("default"))) void seg_run_backwards(int64_t backwards) {
+  host::machine.backwards = backwards != 0;
+}
+
 namespace seg::cuda {
 
 bool is_on_gpu(const Tensor&) { return true; }
