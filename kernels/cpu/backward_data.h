@@ -55,19 +55,20 @@ void combine_dots(const Plan<S>& plan, const S (&dots)[kTile][4], int64_t count,
 // Pixels whose output gradient, a row of all outputs each, is held in the second-level cache.
 constexpr int64_t kGradRows = 112 / kRows * kRows;
 
-template <typename T>
+template <typename T, typename Product>
 class BackwardDataBlock {
-  using S = Compute<T>;
+  using S = typename Product::Sum;
+  using Word = typename Product::Word;
 
  public:
   BackwardDataBlock(const Backward& args, void* scratch)
-      : BackwardDataBlock(args.conv, BackwardPanels<S>(args.conv, args.blocks, args.block_count), Arena(scratch)) {
+      : BackwardDataBlock(args.conv, BackwardPanels<Product>(args.conv, args.blocks, args.block_count), Arena(scratch)) {
     args_ = &args;
     for (int64_t i = 0; i < kWideBlock; ++i) narrow(S(0), zeros_[i]);
   }
 
   static size_t scratch_bytes(const Conv& conv) {
-    return BackwardDataBlock(conv, BackwardPanels<S>(conv, nullptr, 0), Arena(nullptr)).used_;
+    return BackwardDataBlock(conv, BackwardPanels<Product>(conv, nullptr, 0), Arena(nullptr)).used_;
   }
 
   void compute(int64_t image, int64_t index) {
@@ -82,37 +83,42 @@ class BackwardDataBlock {
   }
 
  private:
-  BackwardDataBlock(const Conv& conv, const BackwardPanels<S>& panels, Arena arena) : panels_(panels) {
+  static constexpr int64_t kOutputs = kSteps * Product::depth;
+
+  BackwardDataBlock(const Conv& conv, const BackwardPanels<Product>& panels, Arena arena) : panels_(panels) {
     constexpr int64_t rows = padded_rows(kGradRows);
     plan_ = arena.take<Plan<S>>(1);
     dots_ = arena.take<S[kTile][4]>(1);
     zeros_ = arena.take<T>(kWideBlock);
     sink_ = arena.take<S>(kWideBlock);
-    grad_ = arena.take<S>(divide_up(conv.group_outputs(), kSteps) * rows * kStride);
+    grad_ = arena.take<Word>(divide_up(conv.group_outputs(), kOutputs) * rows * kStride);
     columns_ = arena.take<S>(rows * kWideBlock);
     used_ = arena.used();
   }
 
-  // The tile's gradient of the output, one block of kSteps outputs after the other.
+  // The tile's gradient of the output, one block of kOutputs outputs after the other.
   void load_grad() {
     const int64_t outputs = args_->conv.group_outputs();
     const Layout& layout = args_->grad_layout;
     const T* grad = static_cast<const T*>(args_->grad) + run_.image * layout.image_stride +
                     run_.first * layout.pixel_stride + block_.group * outputs * layout.channel_stride;
-    for (int64_t first = 0; first < outputs; first += kSteps) {
-      const int64_t count = outputs - first < kSteps ? outputs - first : kSteps;
-      copy_matrix(Matrix<const T>{grad + first * layout.channel_stride, layout.pixel_stride, layout.channel_stride},
-                  Matrix<S>{grad_ + first / kSteps * kGradRows * kStride, kStride, 1}, run_.count, count);
+    for (int64_t first = 0; first < outputs; first += kOutputs) {
+      const int64_t count = outputs - first < kOutputs ? outputs - first : kOutputs;
+      copy_words<Product>(Matrix<const T>{grad + first * layout.channel_stride, layout.pixel_stride, layout.channel_stride},
+                          block_of_outputs(first), run_.count, count);
     }
   }
+
+  Word* block_of_outputs(int64_t first) const { return grad_ + first / kOutputs * kGradRows * kStride; }
 
   void add_tap(int64_t tap) {
     const Conv& conv = args_->conv;
     const int64_t channels = block_.end - block_.begin, outputs = conv.group_outputs();
-    const S* weights = static_cast<const S*>(args_->packed) + panels_.at(index_, tap);
-    for (int64_t first = 0; first < outputs; first += kSteps) {
-      const Operands<Plain<S>> operands{grad_ + first / kSteps * kGradRows * kStride, weights + first * panels_.width,
-                                        panels_.stride(), outputs - first < kSteps ? outputs - first : kSteps};
+    const Word* weights = static_cast<const Word*>(args_->packed) + panels_.at(index_, tap);
+    for (int64_t first = 0; first < outputs; first += kOutputs) {
+      const int64_t word = first / Product::depth, left = panels_.words - word;
+      const Operands<Product> operands{block_of_outputs(first), weights + word * panels_.width, panels_.stride(),
+                                       left < kSteps ? left : kSteps};
       multiply(operands, run_.count, divide_up(channels, panels_.width), columns_, kWideBlock, first > 0);
     }
     make_plan(conv, args_->offset, args_->mask, run_, block_.offset_group, tap, *plan_);
@@ -153,7 +159,7 @@ class BackwardDataBlock {
   }
 
   const Backward* args_ = nullptr;
-  BackwardPanels<S> panels_;
+  BackwardPanels<Product> panels_;
   int64_t index_ = 0;
   Block block_{};
   Run run_{};
@@ -161,13 +167,13 @@ class BackwardDataBlock {
   S (*dots_)[kTile][4];
   T* zeros_;
   S* sink_;  // what would be added to the ring; never read
-  S* grad_;
+  Word* grad_;
   S* columns_;
   size_t used_;
 };
 
-template <typename T>
+template <typename T, typename Product>
 void backward_data(const Backward& args, int64_t begin, int64_t end, void* scratch) {
-  BackwardDataBlock<T> block(args, scratch);
+  BackwardDataBlock<T, Product> block(args, scratch);
   for (int64_t task = begin; task < end; ++task) block.compute(task / args.block_count, task % args.block_count);
 }

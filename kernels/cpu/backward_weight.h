@@ -4,7 +4,7 @@
 
 static_assert(kSteps <= kTile, "a plan must hold the pixels of a block of steps");
 
-// The output's gradient with pixels as steps: [image][block of kSteps pixels][group][outputs, padded][kStride].
+// The output's gradient with pixels as steps: [image][block of kSteps pixels][group][outputs, padded][kStride words].
 struct GradBlocks {
   int64_t per_image, groups, rows;
 
@@ -18,14 +18,13 @@ struct GradBlocks {
 
 inline int64_t transpose_grad_tasks(const Conv& conv) { return conv.batch * GradBlocks(conv).per_image * conv.groups; }
 
-template <typename T>
+template <typename Product>
 size_t grad_transposed_bytes(const Conv& conv) {
-  return static_cast<size_t>(GradBlocks(conv).at(conv.batch, 0, 0)) * sizeof(Compute<T>);
+  return static_cast<size_t>(GradBlocks(conv).at(conv.batch, 0, 0)) * sizeof(typename Product::Word);
 }
 
-template <typename T>
+template <typename T, typename Product>
 void transpose_grad(const Backward& args, int64_t begin, int64_t end) {
-  using S = Compute<T>;
   const GradBlocks blocks(args.conv);
   const Layout& layout = args.grad_layout;
   const int64_t outputs = args.conv.group_outputs();
@@ -35,15 +34,16 @@ void transpose_grad(const Backward& args, int64_t begin, int64_t end) {
     const int64_t left = args.conv.pixels() - first;
     const T* from = static_cast<const T*>(args.grad) + image * layout.image_stride + first * layout.pixel_stride +
                     group * outputs * layout.channel_stride;
-    S* to = static_cast<S*>(args.grad_transposed) + blocks.at(image, block, group);
-    copy_matrix(Matrix<const T>{from, layout.channel_stride, layout.pixel_stride}, Matrix<S>{to, kStride, 1}, outputs,
-                left < kSteps ? left : kSteps);
+    auto* to = static_cast<typename Product::Word*>(args.grad_transposed) + blocks.at(image, block, group);
+    copy_words<Product>(Matrix<const T>{from, layout.channel_stride, layout.pixel_stride}, to, outputs,
+                        left < kSteps ? left : kSteps);
   }
 }
 
-template <typename T>
+template <typename T, typename Product>
 class BackwardWeightBlock {
-  using S = Compute<T>;
+  using S = typename Product::Sum;
+  using Word = typename Product::Word;
 
  public:
   BackwardWeightBlock(const Backward& args, void* scratch) : BackwardWeightBlock(args.conv, Arena(scratch)) {
@@ -70,7 +70,7 @@ class BackwardWeightBlock {
   BackwardWeightBlock(const Conv& conv, Arena arena) : blocks_(conv) {
     plan_ = arena.take<Plan<S>>(1);
     zeros_ = arena.take<T>(kWideBlock);
-    samples_ = arena.take<S>(kSteps * kWideBlock);
+    samples_ = arena.take<Word>(kSteps * kWideBlock);
     sums_ = arena.take<S>(blocks_.rows * kWideBlock);
     used_ = arena.used();
   }
@@ -81,10 +81,17 @@ class BackwardWeightBlock {
     const int64_t channels = block_.end - block_.begin;
     make_plan(conv, args_->offset, args_->mask, run, block_.offset_group, tap, *plan_);
     const T* image = static_cast<const T*>(args_->input) + run.image * conv.cells() * conv.channels;
-    gather(*plan_, 0, run.count, Source<T>{image + block_.begin, zeros_, conv.channels}, channels,
-           Target<S>{samples_, width, panel});
-    const S* grad = static_cast<const S*>(args_->grad_transposed) + blocks_.at(run.image, run.first / kSteps, block_.group);
-    const Operands<Plain<S>> operands{grad, samples_, panel, run.count};
+    const Source<T> source{image + block_.begin, zeros_, conv.channels};
+    const Target<Word> target{samples_, width, panel};
+    if constexpr (Product::depth == 2) {
+      if (run.count % 2 != 0) blank(*plan_, run.count);
+      gather_pairs(*plan_, run.count, source, channels, target);
+    } else {
+      gather(*plan_, 0, run.count, source, channels, target);
+    }
+    const Word* grad =
+        static_cast<const Word*>(args_->grad_transposed) + blocks_.at(run.image, run.first / kSteps, block_.group);
+    const Operands<Product> operands{grad, samples_, panel, divide_up(run.count, Product::depth)};
     multiply(operands, conv.group_outputs(), divide_up(channels, width), sums_, kWideBlock, true);
   }
 
@@ -102,14 +109,14 @@ class BackwardWeightBlock {
   Block block_{};
   Plan<S>* plan_;
   T* zeros_;
-  S* samples_;
+  Word* samples_;
   S* sums_;
   size_t used_;
 };
 
-template <typename T>
+template <typename T, typename Product>
 void backward_weight(const Backward& args, int64_t begin, int64_t end, void* scratch) {
-  BackwardWeightBlock<T> block(args, scratch);
+  BackwardWeightBlock<T, Product> block(args, scratch);
   const int64_t taps = args.conv.taps();
   for (int64_t task = begin; task < end; ++task) block.compute(args.blocks[task / taps], task % taps);
 }

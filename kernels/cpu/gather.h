@@ -41,18 +41,23 @@ struct Blend {
     return sample;
   }
 
-  // The 2 * kLanes channels of a chunk.
+  // The 2 * kLanes channels of a chunk, the even ones and the odd ones.
+  SEG_HD void halves(int64_t channel, V<S>& even, V<S>& odd) const {
+    even = odd = V<S>{};
+#pragma GCC unroll 4
+    for (int corner = 0; corner < 4; ++corner) {
+      V<S> even_cell, odd_cell;
+      load_halves(cell[corner] + channel, even_cell, odd_cell);
+      even = weight[corner] * even_cell + even;
+      odd = weight[corner] * odd_cell + odd;
+    }
+  }
+
   template <typename Out>
   SEG_HD void chunk(int64_t channel, Out* out) const {
     if constexpr (std::is_same_v<T, BF16>) {
-      V<S> even = {}, odd = {};
-#pragma GCC unroll 4
-      for (int corner = 0; corner < 4; ++corner) {
-        V<S> even_cell, odd_cell;
-        load_halves(cell[corner] + channel, even_cell, odd_cell);
-        even = weight[corner] * even_cell + even;
-        odd = weight[corner] * odd_cell + odd;
-      }
+      V<S> even, odd;
+      halves(channel, even, odd);
       store_halves(even, odd, out);
     } else {
       store(lanes(channel), out);
@@ -78,6 +83,39 @@ void blend_rest(const Blend<T>& blend, int64_t channel, int64_t channels, Out* o
   }
   for (; channel < channels; ++channel, ++out) narrow(blend.one(channel), *out);
 }
+
+#if defined(__AVX512BF16__)
+// Neighbouring pixels share words here, the even one in the lower half: rows are pairs of pixels. What an odd number of
+// pixels leaves over must be blank in the plan.
+inline void gather_pairs(const Plan<float>& plan, int64_t count, const Source<BF16>& source, int64_t channels,
+                         const Target<uint32_t>& target) {
+  constexpr int64_t lanes = kLanes<float>;
+  for (int64_t i = 0; i < count; i += 2) {
+    const Blend<BF16> lower(plan, i, source), upper(plan, i + 1, source);
+    uint32_t* out = target.data + i / 2 * target.row_stride;
+    int64_t channel = 0;
+    for (; channel + 2 * lanes <= channels; channel += 2 * lanes, out += target.chunk_stride) {
+      V<float> even[2], odd[2];
+      lower.halves(channel, even[0], odd[0]);
+      upper.halves(channel, even[1], odd[1]);
+      const V<uint32_t> evens = join(even[0], even[1]), odds = join(odd[0], odd[1]);
+      store<uint32_t>(interleave_low<uint32_t>(evens, odds), out);
+      store<uint32_t>(interleave_high<uint32_t>(evens, odds), out + lanes);
+    }
+    if (channel + lanes <= channels) {
+      store<uint32_t>(join(lower.lanes(channel), upper.lanes(channel)), out);
+      channel += lanes;
+      out += lanes;
+    }
+    for (; channel < channels; ++channel, ++out) {
+      BF16 pair[2];
+      narrow(lower.one(channel), pair[0]);
+      narrow(upper.one(channel), pair[1]);
+      *out = join(pair[0], pair[1]);
+    }
+  }
+}
+#endif
 
 // Samples of the pixels [first, first + count) of a plan.
 template <typename T, typename Out>

@@ -38,15 +38,15 @@ constexpr Kernels make_kernels() {
   kernels.pack_forward_tasks = pack_forward_tasks<Product>;
   kernels.packed_forward_bytes = packed_forward_bytes<Product>;
   kernels.pack_forward = pack_forward<T, Product>;
-  kernels.packed_backward_bytes = packed_backward_bytes<Compute<T>>;
-  kernels.pack_backward = pack_backward<T>;
-  kernels.backward_data_scratch = BackwardDataBlock<T>::scratch_bytes;
-  kernels.backward_data = backward_data<T>;
+  kernels.packed_backward_bytes = packed_backward_bytes<Product>;
+  kernels.pack_backward = pack_backward<T, Product>;
+  kernels.backward_data_scratch = BackwardDataBlock<T, Product>::scratch_bytes;
+  kernels.backward_data = backward_data<T, Product>;
   kernels.transpose_grad_tasks = transpose_grad_tasks;
-  kernels.grad_transposed_bytes = grad_transposed_bytes<T>;
-  kernels.transpose_grad = transpose_grad<T>;
-  kernels.backward_weight_scratch = BackwardWeightBlock<T>::scratch_bytes;
-  kernels.backward_weight = backward_weight<T>;
+  kernels.grad_transposed_bytes = grad_transposed_bytes<Product>;
+  kernels.transpose_grad = transpose_grad<T, Product>;
+  kernels.backward_weight_scratch = BackwardWeightBlock<T, Product>::scratch_bytes;
+  kernels.backward_weight = backward_weight<T, Product>;
   return kernels;
 }
 

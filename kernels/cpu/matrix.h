@@ -60,6 +60,17 @@ void copy_matrix(Matrix<const From> from, Matrix<To> to, int64_t rows, int64_t c
   }
 }
 
+// Columns as the steps of a sum: rows of words, kStride apart. The half that an odd number of columns leaves over is 0.
+template <typename Product, typename From>
+void copy_words(Matrix<const From> from, typename Product::Word* to, int64_t rows, int64_t columns) {
+  using Element = typename Product::Element;
+  const Matrix<Element> elements{reinterpret_cast<Element*>(to), kStride * Product::depth, 1};
+  copy_matrix(from, elements, rows, columns);
+  if (columns % Product::depth != 0) {
+    for (int64_t row = 0; row < rows; ++row) *elements.at(row, columns) = Element{};
+  }
+}
+
 // Hands out pieces of a thread's memory; over a null pointer it only measures how much is needed.
 class Arena {
  public:

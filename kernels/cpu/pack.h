@@ -112,63 +112,74 @@ void pack_forward(const Conv& conv, const Weight& weight, void* packed, int64_t 
   }
 }
 
-// Panels of the backward: [block][tap][panel][outputs of a group][panel width], a column for each channel of the block.
-template <typename S>
+// Panels of the backward: [block][tap][panel][words of a group's outputs][panel width], a column for each channel of the
+// block.
+template <typename Product>
 struct BackwardPanels {
-  static constexpr int64_t width = kPanel<S>;
-  int64_t count, taps, outputs;
+  static constexpr int64_t width = kPanel<typename Product::Sum>;
+  int64_t count, taps, words;
 
   BackwardPanels(const Conv& conv, const Block* blocks, int64_t block_count)
-      : count(0), taps(conv.taps()), outputs(conv.group_outputs()) {
+      : count(0), taps(conv.taps()), words(divide_up(conv.group_outputs(), Product::depth)) {
     for (int64_t i = 0; i < block_count; ++i) {
       const int64_t panels = divide_up(blocks[i].end - blocks[i].begin, width);
       if (panels > count) count = panels;
     }
   }
 
-  int64_t stride() const { return outputs * width; }
+  int64_t stride() const { return words * width; }
   int64_t at(int64_t block, int64_t tap) const { return (block * taps + tap) * count * stride(); }
 };
 
-template <typename S>
+template <typename Product>
 size_t packed_backward_bytes(const Conv& conv, const Block* blocks, int64_t block_count) {
-  return static_cast<size_t>(BackwardPanels<S>(conv, blocks, block_count).at(block_count, 0)) * sizeof(S);
+  const BackwardPanels<Product> panels(conv, blocks, block_count);
+  return static_cast<size_t>(panels.at(block_count, 0)) * sizeof(typename Product::Word);
 }
 
-// One row of a panel: the weights of one output and one tap for up to `panels.width` channels.
-template <typename T>
-SEG_HD void pack_row(const T* from, int64_t stride, int64_t count, Compute<T>* to) {
-  if (stride == 1) {
+// One row of a panel: the weights of one tap for up to a panel's width of channels, of one output or of two. `next` is
+// the second one's row, or null where there is none.
+template <typename Product, typename T>
+SEG_HD void pack_row(const T* from, const T* next, int64_t stride, int64_t count, typename Product::Word* to) {
+  if constexpr (Product::depth == 2) {
+    const auto second = [&](int64_t at) { return next == nullptr ? T{} : next[at]; };
+    if (stride == 1) {
+      for (int64_t i = 0; i < count; ++i) to[i] = join(from[i], second(i));
+    } else {
+      for (int64_t i = 0; i < count; ++i) to[i] = join(from[i * stride], second(i * stride));
+    }
+  } else if (stride == 1) {
     convert(from, count, to);
   } else {
     for (int64_t i = 0; i < count; ++i) to[i] = widen(from[i * stride]);
   }
 }
 
-template <typename T>
-void pack_block(const Conv& conv, const Weight& weight, const Block& block, const BackwardPanels<Compute<T>>& panels,
-                Compute<T>* packed) {
-  const int64_t channels = conv.group_channels(), taps = conv.taps();
+template <typename Product, typename T>
+void pack_block(const Conv& conv, const Weight& weight, const Block& block, const BackwardPanels<Product>& panels,
+                typename Product::Word* packed) {
+  const int64_t channels = conv.group_channels(), taps = conv.taps(), outputs = conv.group_outputs();
   const int64_t tap_stride = weight.taps_first ? channels : 1, channel_stride = weight.taps_first ? 1 : taps;
   const int64_t first = block.begin - block.group * channels, count = block.end - block.begin;
-  for (int64_t output = 0; output < panels.outputs; ++output) {
-    const T* row = static_cast<const T*>(weight.data) + (block.group * panels.outputs + output) * channels * taps;
+  const T* rows = static_cast<const T*>(weight.data) + block.group * outputs * channels * taps;
+  for (int64_t output = 0; output < outputs; output += Product::depth) {
     for (int64_t tap = 0; tap < taps; ++tap) {
-      const T* from = row + tap * tap_stride + first * channel_stride;
-      Compute<T>* to = packed + panels.at(0, tap) + output * panels.width;
+      const T* from = rows + output * channels * taps + tap * tap_stride + first * channel_stride;
+      const T* next = output + 1 < outputs ? from + channels * taps : nullptr;
+      typename Product::Word* to = packed + panels.at(0, tap) + output / Product::depth * panels.width;
       for (int64_t done = 0; done < count; done += panels.width, to += panels.stride()) {
-        const int64_t width = count - done < panels.width ? count - done : panels.width;
-        pack_row(from + done * channel_stride, channel_stride, width, to);
+        const int64_t width = count - done < panels.width ? count - done : panels.width, at = done * channel_stride;
+        pack_row<Product>(from + at, next == nullptr ? next : next + at, channel_stride, width, to);
       }
     }
   }
 }
 
-template <typename T>
+template <typename T, typename Product>
 void pack_backward(const Backward& args, const Weight& weight, void* packed, int64_t begin, int64_t end) {
-  using S = Compute<T>;
-  const BackwardPanels<S> panels(args.conv, args.blocks, args.block_count);
+  const BackwardPanels<Product> panels(args.conv, args.blocks, args.block_count);
   for (int64_t block = begin; block < end; ++block) {
-    pack_block<T>(args.conv, weight, args.blocks[block], panels, static_cast<S*>(packed) + panels.at(block, 0));
+    pack_block<Product, T>(args.conv, weight, args.blocks[block], panels,
+                           static_cast<typename Product::Word*>(packed) + panels.at(block, 0));
   }
 }

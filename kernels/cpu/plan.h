@@ -12,6 +12,15 @@ struct Plan {
   int32_t corner[4][kTile];
 };
 
+// Makes a pixel sample nothing.
+template <typename T>
+SEG_HD void blank(Plan<T>& plan, int64_t i) {
+  for (int corner = 0; corner < 4; ++corner) {
+    plan.corner[corner][i] = kRing;
+    plan.weight[corner][i] = T(0);
+  }
+}
+
 // A run of pixels of the output: `count` of them from `first` on, in image `image`.
 struct Run {
   int64_t image, first, count;

@@ -138,10 +138,15 @@ SEG_HD void store_halves(V<float> even, V<float> odd, float* to) {
 }
 
 #if defined(__AVX512BF16__)
-SEG_HD void store_halves(V<float> even, V<float> odd, BF16* to) {
-  const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even);  // the even ones below the odd ones
+// Words whose lower and upper halves are the two vectors' lanes.
+SEG_HD V<uint32_t> join(V<float> lower, V<float> upper) {
+  const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)upper, (__m512)lower);  // the upper ones after the lower ones
   const __m512i order = (__m512i)(V<uint32_t>{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} * 0x10001 + 0x100000);
-  _mm512_storeu_si512(to, _mm512_permutexvar_epi16(order, both));
+  return (V<uint32_t>)_mm512_permutexvar_epi16(order, both);
+}
+
+SEG_HD void store_halves(V<float> even, V<float> odd, BF16* to) {
+  store<uint32_t>(join(even, odd), reinterpret_cast<uint32_t*>(to));
 }
 #endif
 

@@ -49,6 +49,9 @@ SEG_HD uint32_t widen(uint32_t word) { return word; }
 SEG_HD double widen(double value) { return value; }
 SEG_HD float widen(BF16 value) { return float_of(static_cast<uint32_t>(value.bits) << 16); }
 
+// A word of two: the first in its lower half, as in memory.
+SEG_HD uint32_t join(BF16 lower, BF16 upper) { return lower.bits | static_cast<uint32_t>(upper.bits) << 16; }
+
 SEG_HD float widen(F16 value) {
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000) << 16;
   const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fff) << 13;

@@ -201,6 +201,23 @@ def test_fault_12_every_dtype_is_as_close_as_its_precision_allows(dtype, toleran
         assert relative_error(found, wanted) <= 4 * tolerance
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_what_a_call_of_nan_left_in_memory_reaches_no_later_call(dtype, channels_last, relative_error):
+    torch.manual_seed(0)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x, weight = torch.randn(2, 34, 5, 7), torch.randn(9, 34, 3, 3)  # odd numbers of outputs and of pixels
+    x, weight = (t.to(dtype).contiguous(memory_format=layout).requires_grad_() for t in (x, weight))
+    offset = torch.randn(2, 18, 5, 7, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    grad = torch.randint(-9, 10, (2, 9, 5, 7)).to(dtype)
+    exact = [t.detach().double().requires_grad_() for t in (x, weight)]
+    wanted = torch.autograd.grad(TORCHVISION(exact[0], offset.double(), exact[1], padding=1), exact, grad.double())
+    for value in (grad * math.nan, grad):
+        found = torch.autograd.grad(deform_conv2d(x, offset, weight, padding=1), (x, weight), value)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert relative_error(ours, theirs) <= 1e-2
+
+
 def test_half_precision_data_with_float32_offsets_sample_a_wide_map_at_the_right_place(relative_error):
     torch.manual_seed(0)
     x, weight = torch.randn(1, 8, 3, 512).bfloat16(), torch.randn(8, 8, 3, 3).bfloat16()
