@@ -19,16 +19,10 @@ def main(config: DictConfig) -> None:
 
     import torch
 
-    from seg.errors import ConfigError
     from seg.report.benchmark import benchmark_tables, save_benchmark
     from seg.report.table import as_text
 
-    if config.what not in CHOICES:
-        raise ConfigError(f"what is {config.what!r}; choose from {', '.join(CHOICES)}")
-    if config.threads < 1 or config.rounds < 1:
-        raise ConfigError(f"threads={config.threads} and rounds={config.rounds} have to be at least 1")
-    if config.device not in ("cpu", "cuda") or (config.device == "cuda" and not torch.cuda.is_available()):
-        raise ConfigError(f"device={config.device} is not here; choose cpu, or cuda where there is a GPU")
+    check(config)
     torch.set_num_threads(config.threads)
     settings = OmegaConf.to_container(config)
     result = {"schema": 1, "settings": settings, "machine": machine(config.device), "rows": measured(config)}
@@ -43,21 +37,39 @@ def main(config: DictConfig) -> None:
         print(f"\nkept in {path} and {path.with_suffix('.png')}")
 
 
+def check(config: DictConfig) -> None:
+    """Raises ConfigError for what can't be measured."""
+    import torch
+
+    from seg.errors import ConfigError
+    from seg.ops import backend
+
+    if config.what not in CHOICES:
+        raise ConfigError(f"what is {config.what!r}; choose from {', '.join(CHOICES)}")
+    if config.threads < 1 or config.rounds < 1:
+        raise ConfigError(f"threads={config.threads} and rounds={config.rounds} have to be at least 1")
+    if config.device not in ("cpu", "cuda") or (config.device == "cuda" and not torch.cuda.is_available()):
+        raise ConfigError(f"device={config.device} is not here; choose cpu, or cuda where there is a GPU")
+    if config.what == "ops" and config.device == "cuda" and backend("cuda") != "compiled":
+        raise ConfigError("the CUDA kernels are not here, so there is nothing to measure; scripts/doctor.py says why")
+
+
 def measured(config: DictConfig) -> list[dict[str, object]]:
     """One row for each measure and case."""
     import torch
 
-    from seg.analysis.timing import extra_memory, medians
+    from seg.analysis.timing import EventClock, Rotation, WallClock, extra_memory, medians
 
     if config.what in ("run", "scaling"):
         import whole_runs
 
         return list(whole_runs.rows(config))
     rows = []
+    clock = EventClock() if config.what == "ops" and config.device == "cuda" else WallClock(config.device)
     for measure, case, contenders in cases(config):
         print(f"{measure} {case} ...", file=sys.stderr, flush=True)
         with torch.no_grad():
-            times = medians(contenders, rounds=config.rounds, seconds=config.seconds, device=config.device)
+            times = medians(contenders, rounds=config.rounds, seconds=config.seconds, clock=clock)
             # ONNX Runtime keeps what it once took, so that a second run seems to need nothing
             asked = {name: run for name, run in contenders.items() if name != "onnxruntime"}
             memory = {name: extra_memory(run, config.device) for name, run in asked.items()}
@@ -68,6 +80,7 @@ def measured(config: DictConfig) -> list[dict[str, object]]:
                 "milliseconds": {name: 1000 * seconds for name, seconds in times.items()},
                 "ratios": ratios(times),
                 "mebibytes": {name: size / 2**20 for name, size in memory.items() if size is not None},
+                "sets": {name: len(run.runs) for name, run in contenders.items() if isinstance(run, Rotation)},
             }
         )
     return rows
@@ -77,8 +90,14 @@ def cases(config: DictConfig):  # type: ignore[no-untyped-def]
     """The cases of the benchmark that was asked for."""
     import contenders
     import costs
+    import torch
 
     measures = list(config.measures or [])
+    if config.what == "ops" and config.device == "cuda":
+        import gpu_contenders
+
+        cache = torch.cuda.get_device_properties().L2_cache_size
+        return gpu_contenders.cases(list(config.shapes or []), measures, config.device, cache)
     if config.what == "ops":
         return contenders.operator_cases(list(config.shapes or []), measures, config.device, config.threads)
     if config.what == "model" and config.dataset is not None:
@@ -97,13 +116,14 @@ def counted(config: DictConfig) -> dict[str, object]:
 
 
 def ratios(times: dict[str, float]) -> dict[str, float]:
-    """How often the plain way's time ours takes, and how often ours the others take."""
+    """How often the plain way's time ours takes, and how often ours the others take. The first contender is ours."""
     for base in ("dense", "plain"):
         if base in times:
             return {f"{name} / {base}": time / times[base] for name, time in times.items() if name != base}
-    plain = {"ours / conv2d": times["ours"] / times["conv2d"]} if "conv2d" in times else {}
-    others = [name for name in times if name not in ("ours", "conv2d")]
-    return plain | {f"{name} / ours": times[name] / times["ours"] for name in others}
+    ours = next(iter(times))
+    plain = {f"{ours} / conv2d": times[ours] / times["conv2d"]} if "conv2d" in times else {}
+    others = [name for name in times if name not in (ours, "conv2d")]
+    return plain | {f"{name} / {ours}": times[name] / times[ours] for name in others}
 
 
 def machine(device: str) -> dict[str, object]:
@@ -132,7 +152,9 @@ def machine(device: str) -> dict[str, object]:
         except importlib.metadata.PackageNotFoundError:
             told[package] = None
     if device == "cuda":
-        told["gpu"] = torch.cuda.get_device_name()
+        properties = torch.cuda.get_device_properties()
+        told |= {"gpu": properties.name, "multiprocessors": properties.multi_processor_count}
+        told |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     elif told["backend"] == "compiled":
         told["instruction_set"] = torch.ops.seg_cpu.isa()
     done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torchvision
@@ -18,6 +18,7 @@ from seg.metrics import Confusion
 from seg.models import DeepLab, Dilated, Head, Modulated, resnet101
 from seg.ops import deform_conv2d
 
+T = TypeVar("T")
 Contenders = Mapping[str, Callable[[], object]]
 Case = tuple[str, str, Contenders]  # measure, case, contenders
 
@@ -84,14 +85,22 @@ def arguments(shape: Shape, device: str, gradients: bool) -> Arguments:
     )
 
 
-def on_reference(run: Callable[[], object]) -> object:
-    """A run on the reference in plain torch."""
-    before = os.environ.get("SEG_KERNELS", "auto")
-    os.environ["SEG_KERNELS"] = "off"
+def under(name: str, value: str, run: Callable[[], T]) -> T:
+    """A run with a variable of the environment."""
+    before = os.environ.get(name)
+    os.environ[name] = value
     try:
         return run()
     finally:
-        os.environ["SEG_KERNELS"] = before
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def on_reference(run: Callable[[], T]) -> T:
+    """A run on the reference in plain torch."""
+    return under("SEG_KERNELS", "off", run)
 
 
 def forward(shape: Shape, device: str, threads: int, layout: torch.memory_format) -> Contenders:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from seg.analysis import DilationBySize, offset_statistics, record_offsets
-from seg.analysis.timing import extra_memory, medians
+from seg.analysis.timing import WallClock, extra_memory, medians
 from seg.data import Batch, Creatures, evaluate_loader, evaluation_transform, train_loader, training_transform
 from seg.data.images import read_image, read_mask
 from seg.data.sample import Sample
@@ -196,8 +196,8 @@ def row(
 ) -> dict[str, object]:
     """Times and memory of a case, times per unit; ratios to the first contender."""
     print(f"{measure}: {case} ...", file=sys.stderr, flush=True)
-    clock = perf_counter if config.device == "cuda" else process_time
-    times = medians(contenders, rounds=config.rounds, seconds=config.seconds, device=config.device, clock=clock)
+    clock = WallClock(config.device, perf_counter if config.device == "cuda" else process_time)
+    times = medians(contenders, rounds=config.rounds, seconds=config.seconds, clock=clock)
     memory = {name: extra_memory(run, config.device) for name, run in contenders.items()}
     first = next(iter(contenders))
     return {

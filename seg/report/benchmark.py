@@ -21,13 +21,19 @@ FINE_TICKS = (0.8, 0.9, 1, 1.1, 1.2)
 
 def benchmark_tables(result: Mapping[str, Any]) -> list[Table]:
     """What was counted, and two tables for each measure: times and how they compare; the memory that is needed."""
-    times, memory = [("ms", "milliseconds", 2), ("ratio", "ratios", 2)], [("MiB", "mebibytes", 1)]
+    memory = [("MiB", "mebibytes", 1)]
     counts = [counted_table(result["counts"])] if "counts" in result else []
     return counts + [
         table_of(title, rows, groups)
         for measure, rows in by_measure(result).items()
-        for title, groups in ((measure, times), (f"{measure}: memory beyond what is there before", memory))
+        for title, groups in ((measure, times(rows)), (f"{measure}: memory beyond what is there before", memory))
     ]
+
+
+def times(rows: Sequence[Row]) -> list[tuple[str, str, int]]:
+    """Columns of times and ratios; a GPU's times, of less than a millisecond, have more digits."""
+    short = min(time for row in rows for time in row["milliseconds"].values()) < 1
+    return [("ms", "milliseconds", 4 if short else 2), ("ratio", "ratios", 2)]
 
 
 def counted_table(counts: Mapping[str, Mapping[str, int]]) -> Table:

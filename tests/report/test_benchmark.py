@@ -34,6 +34,11 @@ def test_table_has_a_column_for_every_contender_and_a_dash_where_it_is_missing(r
     assert as_text(memory).splitlines()[-1].split() == ["large", "0.5"]
 
 
+def test_times_below_a_millisecond_have_more_digits(result):
+    result["rows"][0]["milliseconds"]["ours"] = 0.0254
+    assert as_text(benchmark_tables(result)[0]).splitlines()[-2].split()[1] == "0.0254"
+
+
 def test_picture_is_drawn(result, tmp_path):
     save_benchmark(result, tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
