@@ -128,17 +128,17 @@ def forward_bf16(shape: Shape, device: str) -> Contenders:
     }
 
 
-def train(shape: Shape, device: str) -> Contenders:
-    """Forward, and the gradients of input, offset, weight and mask."""
+def train(shape: Shape, device: str, dtype: torch.dtype) -> Contenders:
+    """Forward, and the gradients of input, offset, weight and mask; torchvision has only float32."""
     contiguous = arguments(shape, device, gradients=True)
-    ours = contiguous.to(memory_format=torch.channels_last)
+    ours = contiguous.to(dtype=dtype, memory_format=torch.channels_last)
     own = partial(step, partial(ours.apply, deform_conv2d), ours.tensors)
-    return {
+    contenders = {
         "ours": own,
         "conv2d": partial(step, ours.plain, [ours.input, ours.weight]),
         "torchvision": partial(step, partial(contiguous.apply, torchvision.ops.deform_conv2d), contiguous.tensors),
-        "reference": partial(on_reference, own),
     }
+    return contenders | ({"reference": partial(on_reference, own)} if dtype == torch.float32 else {})
 
 
 def step(run: Callable[[], Tensor], tensors: list[Tensor]) -> None:
@@ -178,7 +178,8 @@ MEASURES: dict[str, Callable[[Shape, str, int], Contenders]] = {
     "forward": lambda shape, device, threads: forward(shape, device, threads, torch.channels_last),
     "forward contiguous": lambda shape, device, threads: forward(shape, device, threads, torch.contiguous_format),
     "forward bf16": lambda shape, device, threads: forward_bf16(shape, device),
-    "train": lambda shape, device, threads: train(shape, device),
+    "train": lambda shape, device, threads: train(shape, device, torch.float32),
+    "train bf16": lambda shape, device, threads: train(shape, device, torch.bfloat16),
 }
 
 
@@ -222,10 +223,12 @@ def infer(model: DeepLab, image: Tensor, dtype: torch.dtype | None = None) -> Te
         return model.eval()(image)
 
 
-def learn(model: DeepLab, image: Tensor) -> None:
+def learn(model: DeepLab, image: Tensor, dtype: torch.dtype | None = None) -> None:
     with torch.enable_grad():
+        with torch.autocast(image.device.type, dtype, enabled=dtype is not None):
+            logits = model.train()(image)
         label = torch.zeros(len(image), *image.shape[2:], dtype=torch.int64, device=image.device)
-        F.cross_entropy(model.train()(image), label).backward()
+        F.cross_entropy(logits.float(), label).backward()
     model.zero_grad(set_to_none=True)
 
 
@@ -244,10 +247,11 @@ def model_cases(size: list[int], measures: list[str], device: str) -> Iterator[C
         "forward": lambda model: infer(model, image),
         "forward bf16": lambda model: infer(model, image, torch.bfloat16),
         "train": lambda model: learn(model, image),
+        "train bf16": lambda model: learn(model, image, torch.bfloat16),
     }
     for measure in known(measures, runs, "measures"):
         contenders = {name: partial(runs[measure], model) for name, model in nets.items()}
-        if measure != "forward bf16":  # which torchvision's operator does not know
+        if not measure.endswith("bf16"):  # which torchvision's operator does not know
             theirs = {n: partial(on_torchvision, run) for n, run in contenders.items() if n != "dense"}
             contenders |= {f"{name}, torchvision": run for name, run in theirs.items()}
         yield measure, f"{size[0]}x{size[1]}", contenders
