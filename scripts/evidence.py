@@ -11,14 +11,14 @@ def main(config: DictConfig) -> None:
     from seg.report import evidence, published
 
     results, page = Path(config.results), Path(config.page)
+    text = page.read_text(encoding="utf-8")
     if config.name is not None:
         sweeps = evidence.read_sweeps(config.runs, config.name)
-        document = evidence.evidence(sweeps, config.name)
-        charts = evidence.draw(document, sweeps, Path(config.charts))
+        document = evidence.evidence(sweeps, config.name, config.beside)
+        charts = evidence.draw(document, sweeps, published.charts(text), Path(config.charts))
         evidence.write({**document, "charts": [path.stem for path in charts]}, results / f"{config.name}.json")
         for path in (results / f"{config.name}.json", *charts):
             print(path)
-    text = page.read_text(encoding="utf-8")
     page.write_text(published.fill(text, results), encoding="utf-8")
     print(page)
     for words in published.absent(text, results):

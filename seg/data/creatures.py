@@ -19,6 +19,7 @@ from seg.errors import ConfigError
 SPLITS = {"train": 1500, "val": 200, "test": 200}
 CLASSES = ("background", "red", "green", "blue", "yellow")
 PALETTE = np.array([[0, 0, 0], [214, 60, 52], [60, 168, 76], [58, 96, 214], [224, 196, 52]], dtype=np.uint8)
+SIZE = 160  # px
 HALF_LENGTH = (10.0, 70.0)  # px, log-uniform
 ASPECT = (1.3, 3.2)  # length over width
 BODIES = (3, 7)
@@ -55,7 +56,6 @@ class Creatures:
     raises:      ConfigError where an argument is out of range
     """
 
-    name = "creatures"
     classes = CLASSES
     palette = PALETTE
     object_source = "masks"
@@ -67,7 +67,7 @@ class Creatures:
         *,
         images: int | None = None,
         seed: int = 0,
-        size: int = 160,
+        size: int = SIZE,
         half_length: Sequence[float] = HALF_LENGTH,
         ground: str = "plain",
     ) -> None:
@@ -82,6 +82,7 @@ class Creatures:
             raise ConfigError(f"images={images}, size={size}: creatures needs at least 1 image of at least 64 px")
         self.half_length = _checked(half_length, size)
         self.ground = ground
+        self.name = self._name()
         self.names = [f"{split}_{index:05d}" for index in range(self.images)]
         self._drawn: dict[int, tuple[Array, Array, Array]] = {}
 
@@ -99,6 +100,17 @@ class Creatures:
     def classes_of(self, prediction: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Predicted label files hold class ids as they are."""
         return prediction
+
+    def _name(self) -> str:
+        """What results call the set: other scenes than the usual ones are other data."""
+        shortest, longest = self.half_length
+        unusual = {
+            f"{self.size} px": self.size != SIZE,
+            f"{2 * shortest:g} to {2 * longest:g} px long": self.half_length != _checked(HALF_LENGTH, self.size),
+            f"{self.ground} ground": self.ground != GROUNDS[0],
+            f"seed {self.seed}": self.seed != 0,
+        }
+        return ", ".join(["creatures", *(words for words, is_so in unusual.items() if is_so)])
 
     def lengths(self, index: int) -> NDArray[np.float64]:
         """Half the length in px of each body of an image; entry k - 1 is object k."""

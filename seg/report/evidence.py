@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,16 @@ def read_sweeps(folder: Path | str, name: str) -> dict[str, list[Run]]:
     return {key: runs for key, runs in found.items() if any(run.result for run in runs)}
 
 
-def evidence(sweeps: Mapping[str, Sequence[Run]], name: str) -> dict[str, Any]:
+def evidence(sweeps: Mapping[str, Sequence[Run]], name: str, beside: str | None = None) -> dict[str, Any]:
     """All that is kept of the sweeps: the report's summary and each run's facts, the choice of the dilation, studies.
 
     The net of fixed sampling that the others are compared with is the best on the sweep NAME_val, where there is one.
-    A sweep NAME_something without the best adaptive net of NAME, such as one of controls, is compared with that net.
+    A sweep NAME_something of the same data and budget, such as one of controls, is compared with the net of NAME that
+    is labelled `beside`, or else with the best adaptive one.
     """
     chosen = leader(gather(sweeps[f"{name}_val"]), adapts=False) if f"{name}_val" in sweeps else None
-    best = leader(gather(sweeps[name]), adapts=True) if name in sweeps else None
+    trained = gather(sweeps.get(name, []))
+    best = next((net for net in trained if net.label == beside), None) or leader(trained, adapts=True)
     baseline = chosen.label if chosen else None
     return {
         "schema": 1,
@@ -63,8 +65,13 @@ def write(document: Mapping[str, Any], path: Path) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def draw(document: Mapping[str, Any], sweeps: Mapping[str, Sequence[Run]], folder: Path) -> list[Path]:
-    """Write the charts that the document has something to show in, each light and dark; returns the light ones."""
+def draw(
+    document: Mapping[str, Any], sweeps: Mapping[str, Sequence[Run]], wanted: Collection[str], folder: Path
+) -> list[Path]:
+    """Write the wanted charts that the document has something to show in, each light and dark; returns the light ones.
+
+    wanted: names, as creatures_overview
+    """
     folder.mkdir(parents=True, exist_ok=True)
     name = document["name"]
     groups = {"overview": _overview(gather(sweeps[name]))} if name in sweeps else {}
@@ -72,7 +79,7 @@ def draw(document: Mapping[str, Any], sweeps: Mapping[str, Sequence[Run]], folde
     groups |= _study_charts(document["studies"])
     written = []
     for key, found in groups.items():
-        if found:
+        if found and f"{name}_{key}" in wanted:
             written.append(folder / f"{name}_{key}.png")
             save_png(found, written[-1])
     return written

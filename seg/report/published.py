@@ -44,8 +44,18 @@ def absent(page: str, folder: Path) -> list[str]:
     return [found[2] for found in MARKED.finditer(page) if _made(found[2], folder) is None]
 
 
+def charts(page: str) -> set[str]:
+    """The names of the charts that a page shows, drawn or not."""
+    found = [_words(match[2]) for match in MARKED.finditer(page)]
+    return {arguments[0] for _, kind, *arguments in found if kind == "chart"}
+
+
+def _words(words: str) -> list[str]:
+    return [word.strip() for word in words.split("|")]
+
+
 def _made(words: str, folder: Path) -> str | None:
-    name, kind, *arguments = (word.strip() for word in words.split("|"))
+    name, kind, *arguments = _words(words)
     if kind not in TABLES:
         raise DataError(f"table: {words}: there are {', '.join(TABLES)}")
     path = folder / f"{name}.json"

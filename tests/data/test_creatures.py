@@ -99,6 +99,7 @@ def test_half_lengths_can_be_chosen_beyond_those_of_training() -> None:
 
 def test_ground_of_the_bodies_texture_changes_the_paint_alone() -> None:
     plain, body = (Creatures("val", images=8, ground=ground) for ground in ("plain", "body"))
+    assert (plain.name, body.name) == ("creatures", "creatures, body ground"), "results of the two are not compared"
     grounds, insides = [], []
     for index in range(len(plain)):
         np.testing.assert_array_equal(body[index].label, plain[index].label)

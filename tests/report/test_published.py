@@ -67,6 +67,8 @@ def test_controls_stand_beside_the_best_adaptive_net(write_run: Callable[..., Pa
     _, _, *rows = table(tmp_path / "kept", "creatures | comparison | creatures_longer")
     assert [row[0] for row in rows] == ["dilated 2"]
     assert sorted(document["sweeps"]) == ["creatures", "creatures_control", "creatures_longer"]
+    named = evidence(read_sweeps(tmp_path / "runs", "creatures"), "creatures", "dilated 2")
+    assert named["sweeps"]["creatures_control"]["baseline"] == "dilated 2", "the net asked for"
     page = "<!-- table: creatures | dilation | creatures_longer | modulated -->\n<!-- end -->\n"
     assert "Not measured." in fill(page, tmp_path / "kept")
 
