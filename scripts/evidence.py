@@ -11,9 +11,9 @@ def main(config: DictConfig) -> None:
     from seg.report import evidence, published
 
     results, page = Path(config.results), Path(config.page)
+    sweeps = evidence.read_sweeps(config.runs, config.name) if config.name is not None else {}
     text = page.read_text(encoding="utf-8")
-    if config.name is not None:
-        sweeps = evidence.read_sweeps(config.runs, config.name)
+    if sweeps:
         document = evidence.evidence(sweeps, config.name, config.beside)
         charts = evidence.draw(document, sweeps, published.charts(text), Path(config.charts))
         evidence.write({**document, "charts": [path.stem for path in charts]}, results / f"{config.name}.json")

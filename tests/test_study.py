@@ -50,7 +50,9 @@ def test_every_study_and_then_the_evidence(command: Command, sweeps: Path, tmp_p
     assert {row["step"] for row in found["movement"]["steps"]} == {1, 3}
 
     page = tmp_path / "page.md"
-    page.write_text("# Page\n\n<!-- table: creatures | comparison | creatures -->\nold\n<!-- end -->\nThe end.\n")
+    shown = [f"creatures_{k}" for k in ("content", "coverage", "movement", "objects_study", "overview")]
+    tables = ["comparison | creatures", *(f"chart | {name} | a chart" for name in shown)]
+    page.write_text("".join(f"<!-- table: creatures | {words} -->\nold\n<!-- end -->\n" for words in tables))
     results, charts = tmp_path / "results", tmp_path / "charts"
     code, said = command(
         "evidence", "name=creatures", f"runs={sweeps}", f"results={results}", f"charts={charts}", f"page={page}"
@@ -60,11 +62,10 @@ def test_every_study_and_then_the_evidence(command: Command, sweeps: Path, tmp_p
     assert [run["variant"] for run in document["sweeps"]["creatures"]["runs"]] == ["deformable 3 layers", "dilated 2"]
     assert {study["study"] for study in document["studies"]} == set(found)
     written = sorted(path.stem for path in charts.glob("*.png") if not path.stem.endswith("-dark"))
-    assert written == [
-        f"creatures_{k}" for k in ("classes", "content", "coverage", "movement", "objects_study", "overview")
-    ]
+    assert written == shown, "and none that the page does not show"
     assert all(Image.open(path).width > 500 for path in charts.glob("*.png"))
     assert "| deformable 3 layers | 1 | " in page.read_text()
+    assert all(f"![a chart](results/{name}.png)" in page.read_text() for name in shown)
     assert "old" not in page.read_text()
 
 
