@@ -121,6 +121,13 @@ def test_training_on_real_images_never_opens_their_test_split(name: str) -> None
     assert different == {"conv", "trunk", "model", "label"}, "one budget, one learning rate"
 
 
+def test_the_settings_of_car_parts_differ_in_the_offsets_rate_alone() -> None:
+    given = ("data.root=unused", "variant=deform_3")
+    main, other = (configuration(f"experiment=evidence/{name}", *given) for name in ("car_parts", "car_parts_settings"))
+    assert {key for key in main if main[key] != other[key]} == {"optimizer", "label"}
+    assert {key for key, value in main.optimizer.items() if value != other.optimizer[key]} == {"offset_lr"}
+
+
 def test_the_control_has_no_fewer_parameters_than_the_deformable_net_and_few_more() -> None:
     deformable = parameters("creatures", "deform_3")
     for variant in ("dilated_2", "dilated_4"):
