@@ -55,8 +55,7 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
                      const std::optional<Tensor>& mask, int64_t stride_h, int64_t stride_w, int64_t padding_h,
                      int64_t padding_w, int64_t dilation_h, int64_t dilation_w, bool fused, bool tf32) {
   const Window window{stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w};
-  STD_TORCH_CHECK(is_on_gpu(input), "input must be on a CUDA device");
-  const Conv conv = check_arguments(input, offset, weight, mask, window);
+  const Conv conv = check_on_gpu(input, offset, weight, mask, window);
   if (bias.has_value()) check_like("bias", *bias, input, {conv.outputs});
   const Current current(input);
   if (conv.batch == 0) return empty(input, {0, conv.outputs, conv.rows, conv.columns}, input.scalar_type());

@@ -134,8 +134,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     int64_t dilation_h, int64_t dilation_w, bool need_input, bool need_offset, bool need_weight, bool need_mask,
     bool deterministic, bool fused, bool tf32) {
   const Window window{stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w};
-  STD_TORCH_CHECK(is_on_gpu(input), "input must be on a CUDA device");
-  const Conv conv = check_arguments(input, offset, weight, mask, window);
+  const Conv conv = check_on_gpu(input, offset, weight, mask, window);
   check_like("grad", grad, input, {conv.batch, conv.outputs, conv.rows, conv.columns});
   const Current current(input);
   fused = fused && conv.batch > 0;

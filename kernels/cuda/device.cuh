@@ -72,11 +72,13 @@ __device__ __forceinline__ void atomic_add_four(float* to, float a, float b, flo
 #endif
 }
 
-// Copies 16 bytes to shared memory; they are there after the thread's wait_for_copies and a barrier.
-__device__ __forceinline__ void copy_vector(void* to, const void* from) {
+// Copies 16 bytes to shared memory; they are there after the thread's wait_for_copies and a barrier. Where there is
+// nothing to copy it writes zeros and reads nothing.
+__device__ __forceinline__ void copy_vector(void* to, const void* from, bool exists = true) {
 #if __CUDA_ARCH__ >= 800
   const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(exists ? 16 : 0)
+               : "memory");
 #endif
 }
 

@@ -30,9 +30,9 @@ template <typename S>
 __device__ __forceinline__ Sample<S> sample_at(const Conv& conv, const Field& offset, const Field& mask,
                                                const Place& place) {
   const int64_t channel = mask_channel(conv, place.group, place.tap);
-  const S y = S(conv.tap_row(place.y, place.tap / conv.kernel_w)) +
+  const S y = S(conv.tap_row(place.y, quotient(place.tap, conv.kernel_w))) +
               read<S>(offset, place.image, 2 * channel, place.y, place.x);
-  const S x = S(conv.tap_column(place.x, place.tap % conv.kernel_w)) +
+  const S x = S(conv.tap_column(place.x, rest_of(place.tap, conv.kernel_w))) +
               read<S>(offset, place.image, 2 * channel + 1, place.y, place.x);
   return Sample<S>{square_at(y, x, static_cast<int32_t>(conv.height), static_cast<int32_t>(conv.width)),
                    read<S>(mask, place.image, channel, place.y, place.x)};

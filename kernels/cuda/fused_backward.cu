@@ -13,27 +13,30 @@ static_assert(kLaneChannels == 4);
 // the product of two tiles takes the place of both factors' tiles
 static_assert(kTilePixels * kBlockChannels * 4 <= 2 * (kTilePixels + kBlockChannels) * kRowBytes);
 
-// Rows of weights as backward_row orders them: one row for each channel, of neighbouring outputs.
+// Rows of weights as backward_row orders them: one row for each channel, of neighbouring outputs. Neighbouring threads
+// read neighbouring channels and write a vector of outputs each.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) pack_weight(const Conv conv, const BackwardDivision division,
                                                         const Stored<T>* weight, T* packed) {
-  const int64_t row_outputs = chunk_channels(sizeof(T)), stride = int64_t(gridDim.x) * blockDim.x;
-  const int64_t count = backward_row(division, division.channel_blocks, 0, 0, 0) * row_outputs;
+  constexpr int wide = kVectorBytes / sizeof(T);
+  const int64_t count = backward_row(division, division.channel_blocks, 0, 0, 0) * kVectors;
+  const int64_t stride = int64_t(gridDim.x) * blockDim.x, across = conv.taps() * conv.group_channels();
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += stride) {
-    int64_t rest = i / row_outputs;
-    const int64_t row = rest % kBlockChannels;
-    rest /= kBlockChannels;
-    const int64_t step = rest % division.steps;
-    rest /= division.steps;
-    const int64_t tap = rest % division.taps;
-    const Chunk channels = block_channels(conv, rest / division.taps);
-    const int64_t channel = channels.begin + row, output = step * row_outputs + i % row_outputs;
-    float value = 0;
-    if (channel < channels.end && output < conv.group_outputs()) {
-      const int64_t group = channel / conv.group_channels(), row_of = group * conv.group_outputs() + output;
-      value = widen(weight[(row_of * conv.taps() + tap) * conv.group_channels() + channel % conv.group_channels()]);
-    }
-    narrow(value, packed[i]);
+    const int64_t row = i % kBlockChannels, vector = i / kBlockChannels % kVectors;
+    int64_t rest = i / (kBlockChannels * kVectors);
+    const int64_t step = rest_of(rest, division.steps);
+    rest = quotient(rest, division.steps);
+    const int64_t block = quotient(rest, division.taps), tap = rest - block * division.taps;
+    const Chunk channels = block_channels(conv, block);
+    const int64_t channel = channels.begin + row, output = (step * kVectors + vector) * wide;
+    const int64_t group = quotient(channel, conv.group_channels());
+    const bool exists = channel < channels.end && output < conv.group_outputs();
+    const int64_t from = (group * conv.group_outputs() + output) * across + tap * conv.group_channels() + channel -
+                         group * conv.group_channels();
+    Pack<T, wide> values;
+#pragma unroll
+    for (int o = 0; o < wide; ++o) narrow(exists ? widen(weight[from + o * across]) : 0.0f, values.values[o]);
+    store(values, packed + (backward_row(division, block, tap, step, row) * kVectors + vector) * wide);
   }
 }
 
@@ -46,28 +49,54 @@ struct Arguments {
   float* input;
 };
 
+// Sums four values over a warp: every lane has that of lane / 8 in the end.
+__device__ __forceinline__ float sum_four(const float (&values)[4]) {
+  const unsigned all = 0xffffffffu;
+  const bool upper = threadIdx.x & 16, odd = threadIdx.x & 8;
+  const float even_sum = (upper ? values[2] : values[0]) + exchange(all, upper ? values[0] : values[2], 16);
+  const float odd_sum = (upper ? values[3] : values[1]) + exchange(all, upper ? values[1] : values[3], 16);
+  float sum = (odd ? odd_sum : even_sum) + exchange(all, odd ? even_sum : odd_sum, 8);
+#pragma unroll
+  for (int distance = 4; distance > 0; distance /= 2) sum += exchange(all, sum, distance);
+  return sum;
+}
+
+// One block's product, and what becomes of it: a tile of pixels at one tap, by a block of channels.
 template <typename T>
 class BackwardBlock {
   // four warps in rows of pixels, two in columns of channels; each has 32 x 64
   static constexpr int kRows = 2, kColumns = 8, kWarpColumns = 2;
+  static constexpr int kWide = kVectorBytes / sizeof(T);
 
  public:
-  __device__ __forceinline__ BackwardBlock(const Arguments& args, unsigned char* memory)
-      : args_(args), memory_(memory) {
-    const int64_t block = blockIdx.x, tiles = args.division.tiles;
-    first_ = block % tiles * kTilePixels;
-    tap_ = block / tiles % args.division.taps;
-    number_ = block / tiles / args.division.taps;
-    channels_ = block_channels(args.samples.conv, number_);
+  __device__ __forceinline__ BackwardBlock(const Arguments& args, unsigned char* memory) : args_(args) {
+    const Conv& conv = args.samples.conv;
+    const int64_t rest = quotient(blockIdx.x, args.division.tiles), number = quotient(rest, args.division.taps);
+    first_ = static_cast<int>(blockIdx.x - rest * args.division.tiles) * kTilePixels;
+    number_ = static_cast<int>(number);
+    tap_ = static_cast<int>(rest - number * args.division.taps);
+    pixels_ = static_cast<int>(conv.batch * conv.pixels());
+    channels_ = block_channels(conv, number_);
+    offset_group_ = static_cast<int>(quotient(channels_.begin, conv.offset_group_channels()));
+    outputs_ = static_cast<int>(conv.group_outputs());
+    grad_ = static_cast<const Stored<T>*>(args.grad) + quotient(channels_.begin, conv.group_channels()) * outputs_;
+    plan_.cells = reinterpret_cast<Pack<int32_t, 4>*>(memory);
+    plan_.shares = reinterpret_cast<Pack<float, 4>*>(memory + kTilePixels * kVectorBytes);
+    dots_ = reinterpret_cast<float(*)[4]>(memory + 2 * kTilePixels * kVectorBytes);
+    tiles_ = memory + 3 * kTilePixels * kVectorBytes;
   }
 
   __device__ __forceinline__ void run() {
     products_.clear();
     copy(0);
-    for (int64_t step = 0; step < args_.division.steps; ++step) {
+    if (threadIdx.x < kTilePixels) {
+      plan_sample(args_.samples, first_ + threadIdx.x, offset_group_, tap_, plan_, threadIdx.x);
+    }
+    const int steps = static_cast<int>(args_.division.steps);
+    for (int step = 0; step < steps; ++step) {
       wait_for_copies();
       synchronize();  // the step's tiles are there, and nobody reads those before
-      if (step + 1 < args_.division.steps) copy(step + 1);
+      if (step + 1 < steps) copy(step + 1);
 #pragma unroll
       for (int i = 0; i < kSubsteps; ++i) {
         multiply_substep<T, true>(products_, left(step), right(step), first_row(), first_column(), i);
@@ -77,39 +106,44 @@ class BackwardBlock {
     put_products();
     synchronize();
     for (int pixel = threadIdx.x / kWarp; pixel < kTilePixels; pixel += kWarps) scatter(pixel);
+    if (args_.shares == nullptr) return;
+    synchronize();
+    if (threadIdx.x < kTilePixels) share(threadIdx.x);
   }
 
  private:
-  __device__ __forceinline__ unsigned char* left(int64_t step) const {
-    return memory_ + step % 2 * kTilePixels * kRowBytes;
+  __device__ __forceinline__ unsigned char* left(int step) const {
+    return tiles_ + step % 2 * kTilePixels * kRowBytes;
   }
-  __device__ __forceinline__ unsigned char* right(int64_t step) const {
-    return memory_ + (2 * kTilePixels + step % 2 * kBlockChannels) * kRowBytes;
+  __device__ __forceinline__ unsigned char* right(int step) const {
+    return tiles_ + (2 * kTilePixels + step % 2 * kBlockChannels) * kRowBytes;
   }
   __device__ __forceinline__ int first_row() const { return threadIdx.x / kWarp / kWarpColumns * kRows * 16; }
   __device__ __forceinline__ int first_column() const { return threadIdx.x / kWarp % kWarpColumns * kColumns * 8; }
 
   // Starts the copies of a step's rows of the output's gradient and of the weights; rows that do not exist are zero.
-  __device__ __forceinline__ void copy(int64_t step) {
+  __device__ __forceinline__ void copy(int step) {
     const Conv& conv = args_.samples.conv;
-    constexpr int wide = kVectorBytes / sizeof(T);
-    const int64_t group = channels_.begin / conv.group_channels();
-    const Stored<T>* grad = static_cast<const Stored<T>*>(args_.grad) + group * conv.group_outputs();
+    const int begin = step * kVectors * kWide;
     const unsigned char* packed = static_cast<const unsigned char*>(args_.packed) +
                                   backward_row(args_.division, number_, tap_, step, 0) * kRowBytes;
-    for (int i = threadIdx.x; i < kTilePixels * kVectors; i += kFusedThreads) {
-      const int row = i / kVectors, vector = i % kVectors;
-      const int64_t flat = first_ + row, output = (step * kVectors + vector) * wide;
-      const bool exists = flat < conv.batch * conv.pixels() && output < conv.group_outputs();
-      copy_or_clear(left(step) + tile_offset(row, vector), grad + flat * conv.outputs + output, exists);
+#pragma unroll
+    for (int i = 0; i < kTilePixels * kVectors / kFusedThreads; ++i) {
+      const int number = i * kFusedThreads + threadIdx.x, row = number / kVectors, vector = number % kVectors;
+      const int flat = first_ + row, output = begin + vector * kWide;
+      copy_vector(left(step) + tile_offset(row, vector), grad_ + flat * conv.outputs + output,
+                    flat < pixels_ && output < outputs_);
     }
-    for (int i = threadIdx.x; i < kBlockChannels * kVectors; i += kFusedThreads) {
-      copy_vector(right(step) + tile_offset(i / kVectors, i % kVectors), packed + i * kVectorBytes);
+#pragma unroll
+    for (int i = 0; i < kBlockChannels * kVectors / kFusedThreads; ++i) {
+      const int number = i * kFusedThreads + threadIdx.x;
+      copy_vector(right(step) + tile_offset(number / kVectors, number % kVectors), packed + number * kVectorBytes);
     }
   }
 
+  // Rows that lanes write at the same time are spread over the banks.
   __device__ __forceinline__ float* product_at(int pixel, int channel) const {
-    return reinterpret_cast<float*>(memory_) + pixel * kBlockChannels + channel;
+    return reinterpret_cast<float*>(tiles_) + pixel * kBlockChannels + (channel ^ (pixel % 4 * 8));
   }
 
   __device__ __forceinline__ void put_products() const {
@@ -130,62 +164,65 @@ class BackwardBlock {
 
   // One warp passes over the channels of one sample's gradient: four sums into the input's gradient, four products.
   __device__ __forceinline__ void scatter(int pixel) const {
-    const Conv& conv = args_.samples.conv;
-    const int64_t flat = first_ + pixel;
-    if (flat >= conv.batch * conv.pixels()) return;
-    const Place place =
-        place_at<uint32_t>(conv, flat, tap_, quotient(channels_.begin, conv.offset_group_channels()));
-    const Sample<float> found = sample_at<float>(conv, args_.samples.offset, args_.samples.mask, place);
-    const Corners<float> corners =
-        corners_of(found.square, found.mask, static_cast<int32_t>(conv.height), static_cast<int32_t>(conv.width));
-    float dots[4] = {0, 0, 0, 0};
     const int lane = threadIdx.x % kWarp;
-    if (channels_.begin + lane * kLaneChannels < channels_.end) pass(place, corners, pixel, lane, dots);
+    float dots[4] = {0, 0, 0, 0};
+    if (channels_.begin + lane * kLaneChannels < channels_.end) pass(pixel, lane, dots);
     if (args_.shares == nullptr) return;
+    const float sum = sum_four(dots);
+    if (lane % 8 == 0) dots_[pixel][lane / 8] = sum;
+  }
+
+  __device__ __forceinline__ void pass(int pixel, int lane, float (&dots)[4]) const {
+    const Conv& conv = args_.samples.conv;
+    const int64_t channel = channels_.begin + lane * kLaneChannels;
+    const Pack<float, 4> grad = load<float, 4>(product_at(pixel, lane * kLaneChannels));
+    const Pack<int32_t, 4> cells = plan_.cells[pixel];
+    const Pack<float, 4> shares = plan_.shares[pixel];
+    const Stored<T>* input = static_cast<const Stored<T>*>(args_.samples.input) + channel;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-        dots[i] += exchange(0xffffffffu, dots[i], distance);
+      const int32_t cell = cells.values[i];
+      if (args_.shares != nullptr) {
+        const Pack<Stored<T>, 4> read = load_cell<Stored<T>, 4>(input, cell, conv.channels);
+#pragma unroll
+        for (int c = 0; c < 4; ++c) dots[i] += grad.values[c] * widen(read.values[c]);
+      }
+      if (args_.input != nullptr && cell != kRing) {
+        const float share = shares.values[i];
+        atomic_add_four(args_.input + channel + cell * conv.channels, share * grad.values[0], share * grad.values[1],
+                        share * grad.values[2], share * grad.values[3]);
       }
     }
-    if (lane != 0) return;
-    const PositionGradient<float> gradient = position_gradient(found.square, found.mask, dots);
+  }
+
+  // The block's share of the gradients of a sample's position and mask.
+  __device__ __forceinline__ void share(int pixel) const {
+    const Conv& conv = args_.samples.conv;
+    const int flat = first_ + pixel;
+    if (flat >= pixels_) return;
+    const Sample<float> found = sample_at<float>(conv, args_.samples.offset, args_.samples.mask,
+                                                 place_at<uint32_t>(conv, flat, tap_, offset_group_));
+    const PositionGradient<float> gradient = position_gradient(found.square, found.mask, dots_[pixel]);
     args_.shares[share_index(conv, number_, tap_, 0, flat)] = gradient.y;
     args_.shares[share_index(conv, number_, tap_, 1, flat)] = gradient.x;
     args_.shares[share_index(conv, number_, tap_, 2, flat)] = gradient.mask;
   }
 
-  __device__ __forceinline__ void pass(const Place& place, const Corners<float>& corners, int pixel, int lane,
-                                       float (&dots)[4]) const {
-    const Conv& conv = args_.samples.conv;
-    const int64_t channel = channels_.begin + lane * kLaneChannels;
-    const int64_t origin = place.image * conv.cells() * conv.channels + channel;
-    const Pack<float, 4> grad = load<float, 4>(product_at(pixel, lane * kLaneChannels));
-    const Stored<T>* image = static_cast<const Stored<T>*>(args_.samples.input) + origin;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (args_.shares != nullptr) {
-        const Pack<Stored<T>, 4> read = load_cell<Stored<T>, 4>(image, corners.cell[i], conv.channels);
-#pragma unroll
-        for (int c = 0; c < 4; ++c) dots[i] += grad.values[c] * widen(read.values[c]);
-      }
-      if (args_.input != nullptr && corners.cell[i] != kRing) {
-        const float share = corners.share[i];
-        atomic_add_four(args_.input + origin + corners.cell[i] * conv.channels, share * grad.values[0],
-                        share * grad.values[1], share * grad.values[2], share * grad.values[3]);
-      }
-    }
-  }
-
   const Arguments& args_;
-  unsigned char* memory_;
-  int64_t first_, tap_, number_;  // first pixel; number of the block of channels
+  unsigned char* tiles_;          // of both factors, and later their product
+  int pixels_, first_;            // of the batch; the block's first one
+  int tap_, number_;              // number of the block of channels
+  int offset_group_, outputs_;    // of the channels; how many outputs their weight group has
   Chunk channels_;
+  const Stored<T>* grad_;         // of the first of them
+  TilePlan plan_;
+  float (*dots_)[4];  // products of a sample's gradient with its four cells
   Products<kRows, kColumns> products_;
 };
 
+// two blocks to a multiprocessor: one multiplies while the other scatters
 template <typename T>
-__global__ void __launch_bounds__(kFusedThreads) backward(const __grid_constant__ Arguments args) {
+__global__ void __launch_bounds__(kFusedThreads, 2) backward(const __grid_constant__ Arguments args) {
   BackwardBlock<T>(args, shared_memory<unsigned char>()).run();
 }
 
@@ -213,7 +250,7 @@ __global__ void __launch_bounds__(kThreads) sum_shares(const Conv conv, const fl
 template <typename T>
 cudaError_t launch_all(const FusedBackward& from, const BackwardPlan& plan, cudaStream_t stream) {
   const Conv& conv = from.samples.conv;
-  const int64_t packed = plan.packed_bytes / sizeof(T);
+  const int64_t packed = plan.packed_bytes / kVectorBytes;
   cudaError_t error = launch(pack_weight<T>, blocks_for(packed, kThreads), kThreads, 0, stream, conv, plan.division,
                              static_cast<const Stored<T>*>(from.weight), static_cast<T*>(from.packed));
   if (error != cudaSuccess) return error;
@@ -242,7 +279,7 @@ cudaError_t plan_backward(const Conv& conv, Type type, bool tf32, const void* in
   plan.division = divide_backward(conv, element);
   plan.packed_bytes = backward_row(plan.division, plan.division.channel_blocks, 0, 0, 0) * kRowBytes;
   plan.share_bytes = share_index(conv, plan.division.channel_blocks, 0, 0, 0) * sizeof(float);
-  plan.possible = plan.division.blocks() <= INT64_C(0x7fffffff);
+  plan.possible = plan.division.blocks() <= INT64_C(0x7fffffff) && fits_int32(plan.packed_bytes / kVectorBytes);
   return error;
 }
 

@@ -15,23 +15,27 @@ static_assert(kPixelsAtOnce * kSubsteps == kTilePixels);
 template <typename T>
 __global__ void __launch_bounds__(kThreads) pack_weight(const Conv conv, const Division division, int block_outputs,
                                                         const Stored<T>* weight, T* packed) {
-  const int64_t row_channels = chunk_channels(sizeof(T)), step = int64_t(gridDim.x) * blockDim.x;
-  const int64_t count = packed_row(division, division.groups, 0, 0, 0, block_outputs) * row_channels;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
-    int64_t rest = i / row_channels;
-    const int64_t row = rest % block_outputs;
-    rest /= block_outputs;
-    const int64_t number = rest % division.steps;
-    rest /= division.steps;
-    const int64_t output = rest % division.output_blocks * block_outputs + row, group = rest / division.output_blocks;
-    const Chunk chunk = chunk_at(conv, group, number / conv.taps(), sizeof(T));
-    const int64_t channel = chunk.begin + i % row_channels, tap = number % conv.taps();
-    float value = 0;
-    if (output < conv.group_outputs() && channel < chunk.end) {
-      const int64_t from = (group * conv.group_outputs() + output) * conv.taps() + tap;
-      value = widen(weight[from * conv.group_channels() + channel - group * conv.group_channels()]);
-    }
-    narrow(value, packed[i]);
+  constexpr int wide = kVectorBytes / sizeof(T);  // channels that a thread moves at once
+  const int64_t count = packed_row(division, division.groups, 0, 0, 0, block_outputs) * kVectors;
+  const int64_t stride = int64_t(gridDim.x) * blockDim.x;
+  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += stride) {
+    int64_t rest = quotient(i, kVectors);
+    const int64_t row = rest_of(rest, block_outputs);
+    rest = quotient(rest, block_outputs);
+    const int64_t step = rest_of(rest, division.steps);
+    rest = quotient(rest, division.steps);
+    const int64_t group = quotient(rest, division.output_blocks);
+    const int64_t output = (rest - group * division.output_blocks) * block_outputs + row;
+    const int64_t index = quotient(step, conv.taps()), tap = step - index * conv.taps();
+    const Chunk chunk = chunk_at(conv, group, index, sizeof(T));
+    const int64_t channel = chunk.begin + i % kVectors * wide;
+    const bool exists = output < conv.group_outputs() && channel < chunk.end;
+    const int64_t from = ((group * conv.group_outputs() + output) * conv.taps() + tap) * conv.group_channels() +
+                         channel - group * conv.group_channels();
+    Pack<T, wide> values;
+#pragma unroll
+    for (int c = 0; c < wide; ++c) narrow(exists ? widen(weight[from + c]) : 0.0f, values.values[c]);
+    store(values, packed + i * wide);
   }
 }
 
@@ -54,10 +58,15 @@ class ForwardBlock {
 
  public:
   __device__ __forceinline__ ForwardBlock(const Arguments& args, unsigned char* memory)
-      : args_(args), work_(work_of(args.division, blockIdx.x)), group_(-1) {
+      : args_(args),
+        work_(work_of(args.division, blockIdx.x)),
+        group_(-1),
+        index_(quotient(work_.begin, args.samples.conv.taps())),
+        tap_(static_cast<int>(work_.begin - index_ * args.samples.conv.taps())) {
+    chunk_ = chunk_at(args.samples.conv, work_.group, index_, sizeof(T));
     const int64_t entries = args.samples.conv.taps() * kTilePixels;
-    plan_.cells = reinterpret_cast<int32_t(*)[4]>(memory);
-    plan_.shares = reinterpret_cast<float(*)[4]>(memory + entries * kVectorBytes);
+    plan_.cells = reinterpret_cast<Pack<int32_t, 4>*>(memory);
+    plan_.shares = reinterpret_cast<Pack<float, 4>*>(memory + entries * kVectorBytes);
     samples_ = memory + entries * 2 * kVectorBytes;
     weights_ = samples_ + 2 * kTilePixels * kRowBytes;
   }
@@ -89,8 +98,8 @@ class ForwardBlock {
   }
 
  private:
-  // Starts the copy of a step's weights, and makes its plan where an offset group begins. All threads have passed a
-  // barrier since the last step that read either.
+  // Starts the copy of the weights of the next step, and makes its plan where an offset group begins. All threads have
+  // passed a barrier since the last step that read either.
   __device__ __forceinline__ void prepare(int64_t step, int to) {
     const Conv& conv = args_.samples.conv;
     const T* from = static_cast<const T*>(args_.packed) +
@@ -102,9 +111,12 @@ class ForwardBlock {
       copy_vector(tile + tile_offset(vector / kVectors, vector % kVectors),
                   reinterpret_cast<const unsigned char*>(from) + vector * kVectorBytes);
     }
-    chunk_ = chunk_at(conv, work_.group, step / conv.taps(), sizeof(T));
-    tap_ = static_cast<int>(step % conv.taps());
-    const int64_t group = chunk_.begin / conv.offset_group_channels();
+    if (step > work_.begin && ++tap_ == conv.taps()) {
+      tap_ = 0;
+      chunk_ = chunk_at(conv, work_.group, ++index_, sizeof(T));
+    }
+    if (step > work_.begin && tap_ > 0) return;  // in the chunk of the step before
+    const int64_t group = quotient(chunk_.begin, conv.offset_group_channels());
     if (group == group_) return;
     group_ = group;
     make_plan(args_.samples, work_.pixels * kTilePixels, group, plan_);
@@ -194,8 +206,9 @@ class ForwardBlock {
   const Arguments& args_;
   const Work work_;
   int64_t group_;  // offset group of the plan
-  Chunk chunk_;    // of the prepared step, and its tap
+  int64_t index_;  // of the prepared step's chunk, and its tap
   int tap_;
+  Chunk chunk_;
   TilePlan plan_;
   unsigned char *samples_, *weights_;  // two tiles each, in turns
   Products<kRows, kColumns> products_;
@@ -230,7 +243,7 @@ template <typename T>
 cudaError_t launch_all(const FusedForward& from, const ForwardPlan& plan, cudaStream_t stream) {
   using Out = Stored<T>;
   const Conv& conv = from.samples.conv;
-  const int64_t packed = plan.packed_bytes / sizeof(T), count = conv.batch * conv.pixels() * conv.outputs;
+  const int64_t packed = plan.packed_bytes / kVectorBytes, count = conv.batch * conv.pixels() * conv.outputs;
   cudaError_t error =
       launch(pack_weight<T>, blocks_for(packed, kThreads), kThreads, 0, stream, conv, plan.division, plan.block_outputs,
              static_cast<const Out*>(from.weight), static_cast<T*>(from.packed));
@@ -261,7 +274,7 @@ cudaError_t plan_forward(const Conv& conv, Type type, bool tf32, const void* inp
   if (plan.division.splits > 1) {
     plan.partial_bytes = plan.division.splits * conv.batch * conv.pixels() * conv.outputs * sizeof(float);
   }
-  plan.possible = plan.division.blocks() <= INT64_C(0x7fffffff);
+  plan.possible = plan.division.blocks() <= INT64_C(0x7fffffff) && fits_int32(plan.packed_bytes / kVectorBytes);
   return error;
 }
 

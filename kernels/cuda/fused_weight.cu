@@ -30,11 +30,12 @@ class WeightBlock {
   static_assert(kParts * sizeof(Column) <= 2 * kRowBytes);
 
  public:
-  __device__ __forceinline__ WeightBlock(const Arguments& args, unsigned char* memory) : args_(args) {
+  __device__ __forceinline__ WeightBlock(const Arguments& args, unsigned char* memory)
+      : args_(args), pixels_(static_cast<int>(args.samples.conv.batch * args.samples.conv.pixels())) {
     columns_ = reinterpret_cast<Column*>(memory);
     unsigned char* plan = memory + 2 * kRowBytes;
-    plan_.cells = reinterpret_cast<int32_t(*)[4]>(plan);
-    plan_.shares = reinterpret_cast<float(*)[4]>(plan + 2 * kBlockColumns * kVectorBytes);
+    plan_.cells = reinterpret_cast<Pack<int32_t, 4>*>(plan);
+    plan_.shares = reinterpret_cast<Pack<float, 4>*>(plan + 2 * kBlockColumns * kVectorBytes);
     samples_ = plan + 4 * kBlockColumns * kVectorBytes;
     grads_ = samples_ + 2 * kTileBytes;
   }
@@ -43,10 +44,11 @@ class WeightBlock {
     const int64_t last = args_.division.first_step(int64_t(blockIdx.x) + 1);
     for (int64_t at = args_.division.first_step(blockIdx.x); at < last; at += turn_.end - turn_.begin) {
       turn_ = turn_at(args_.division, at, last);
-      begin_turn();
-      for (int64_t step = turn_.begin; step < turn_.end; ++step) {
-        const int now = (step - turn_.begin) % 2;
-        if (step + 1 < turn_.end) {
+      const int begin = static_cast<int>(turn_.begin), end = static_cast<int>(turn_.end);
+      begin_turn(begin);
+      for (int step = begin; step < end; ++step) {
+        const int now = (step - begin) % 2;
+        if (step + 1 < end) {
           copy_grad(step + 1, 1 - now);
           make_step_plan(step + 2, now);
           advance(now);
@@ -62,14 +64,17 @@ class WeightBlock {
   }
 
  private:
-  // The first step's tiles, and the plans of the first two. All threads have passed a barrier since the last turn's steps.
-  __device__ __forceinline__ void begin_turn() {
+  // The first step's tiles, and the plans of the first two. All threads have passed a barrier since the last turn.
+  __device__ __forceinline__ void begin_turn(int step) {
     products_.clear();
+    const int64_t all = args_.samples.conv.group_outputs(), begin = turn_.outputs * BlockOutputs;
+    outputs_ = all - begin < BlockOutputs ? static_cast<int>(all - begin) : BlockOutputs;
+    grad_ = static_cast<const Stored<T>*>(args_.grad) + turn_.group * all + begin;
     if (threadIdx.x < kParts) columns_[threadIdx.x] = column_of(args_.samples.conv, turn_, threadIdx.x, kElement);
     synchronize();
-    copy_grad(turn_.begin, 0);
-    make_step_plan(turn_.begin, 0);
-    make_step_plan(turn_.begin + 1, 1);
+    copy_grad(step, 0);
+    make_step_plan(step, 0);
+    make_step_plan(step + 1, 1);
     synchronize();
 #pragma unroll
     for (int i = 0; i < kSubsteps; ++i) put(gather_row(i, 0), i, 0);
@@ -78,27 +83,25 @@ class WeightBlock {
   }
 
   // Cells and shares for the samples of a step, which the gathering of the step before it no longer reads.
-  __device__ __forceinline__ void make_step_plan(int64_t step, int to) {
-    const int row = threadIdx.x, entry = to * kBlockColumns + row;
+  __device__ __forceinline__ void make_step_plan(int step, int to) {
+    const int row = threadIdx.x;
     if (row >= kBlockColumns) return;
     const Column& column = columns_[row / kStepPixels];
-    make_corners(args_.samples, step * kStepPixels + row % kStepPixels, column.offset_group, column.tap,
-                 plan_.cells[entry], plan_.shares[entry]);
+    plan_sample(args_.samples, step * kStepPixels + row % kStepPixels, column.offset_group, column.tap, plan_,
+                to * kBlockColumns + row);
   }
 
   // Starts the copies of a step's rows of the output's gradient; those that do not exist are zero.
-  __device__ __forceinline__ void copy_grad(int64_t step, int to) {
+  __device__ __forceinline__ void copy_grad(int step, int to) {
     const Conv& conv = args_.samples.conv;
     constexpr int wide = kVectorBytes / kElement, across = BlockOutputs / wide;  // vectors of a pixel
-    const int64_t begin = turn_.outputs * BlockOutputs;
-    const Stored<T>* grad = static_cast<const Stored<T>*>(args_.grad) + turn_.group * conv.group_outputs() + begin;
     unsigned char* tiles = grads_ + to * kGradBytes;
-#pragma unroll
+#pragma unroll 2
     for (int i = 0; i < kStepPixels * across / kFusedThreads; ++i) {
       const int number = i * kFusedThreads + threadIdx.x, row = number / across, output = number % across * wide;
-      const int64_t flat = step * kStepPixels + row;
-      const bool exists = flat < conv.batch * conv.pixels() && begin + output < conv.group_outputs();
-      copy_or_clear(tiles + crossed_place(row, output, kElement), grad + flat * conv.outputs + output, exists);
+      const int flat = step * kStepPixels + row;
+      copy_vector(tiles + crossed_place(row, output, kElement), grad_ + flat * conv.outputs + output,
+                    flat < pixels_ && output < outputs_);
     }
   }
 
@@ -153,7 +156,10 @@ class WeightBlock {
   }
 
   const Arguments& args_;
+  const int pixels_;  // of the batch
   Turn turn_;
+  int outputs_;            // of the turn's tile that exist
+  const Stored<T>* grad_;  // of the first of them
   Column* columns_;  // of the turn's tile, by parts
   TilePlan plan_;
   unsigned char *samples_, *grads_;  // two steps' tiles each, in turns

@@ -14,7 +14,7 @@ constexpr int kWarp = 32;
 
 SEG_HD int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
-// Of numbers below 2^32, which a GPU divides several times as fast as those of 64 bits.
+// Of numbers below 2^32, as those of channels and taps are; a GPU divides them several times as fast as 64 bits.
 SEG_HD int64_t quotient(int64_t value, int64_t by) { return int64_t(uint32_t(value) / uint32_t(by)); }
 SEG_HD int64_t rest_of(int64_t value, int64_t by) { return int64_t(uint32_t(value) % uint32_t(by)); }
 
@@ -92,7 +92,8 @@ SEG_HD int64_t sample_count(const Conv& conv, int64_t pixels) { return pixels * 
 // Where the samples of a chunk are: [group][pixel of the chunk][tap][channel of the group].
 SEG_HD int64_t column_index(const Conv& conv, int64_t count, int64_t pixel, int64_t tap, int64_t channel) {
   const int64_t per_group = conv.group_channels();
-  return ((channel / per_group * count + pixel) * conv.taps() + tap) * per_group + channel % per_group;
+  const int64_t group = quotient(channel, per_group);
+  return ((group * count + pixel) * conv.taps() + tap) * per_group + channel - group * per_group;
 }
 
 // A channel of the offset [2 * group * taps] or the mask [group * taps].

@@ -16,6 +16,8 @@ RoiPoolTask task_of(const Tensor& maps, const Tensor& image, const Tensor& first
   STD_TORCH_CHECK(is_on_gpu(maps), "maps must be on a CUDA device");
   STD_TORCH_CHECK(maps.dim() == 5 && first.dim() == 5, "maps and first must have 5 dimensions");
   STD_TORCH_CHECK(0 <= border && border <= 2, "border must be 0, 1 or 2, got ", border);
+  STD_TORCH_CHECK(group_rows > 0 && group_columns > 0, "groups must be at least 1x1, got ", group_rows, "x",
+                  group_columns);
   RoiPoolTask task{};
   RoiPool& pool = task.pool;
   pool.images = maps.size(0), pool.height = maps.size(2), pool.width = maps.size(3), pool.outputs = maps.size(4);
@@ -87,7 +89,7 @@ std::tuple<Tensor, Tensor, Tensor> roi_pool_backward(
   if (need_first || need_mask) {
     grad_first = empty(maps, {pool.boxes, pool.classes, pool.rows, pool.columns, 2}, type);
     grad_mask = empty(maps, {pool.boxes, pool.classes, pool.rows, pool.columns}, type);
-    if (given.numel() > 0) {
+    if (grad_mask.numel() > 0) {
       STD_CUDA_CHECK(launch_roi_pool_to_positions(task, type_of(maps), given.const_data_ptr(),
                                                   grad_first.mutable_data_ptr(), grad_mask.mutable_data_ptr(),
                                                   current.stream()));

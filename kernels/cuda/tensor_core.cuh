@@ -27,6 +27,17 @@ struct StoredAs<TF32> {
 template <typename T>
 using Stored = typename StoredAs<T>::type;
 
+// The values in a word of memory, of 16 bits each or one of 32. An array's elements would cost twice the instructions.
+__device__ __forceinline__ void widen_word(uint32_t word, float (&values)[2], __nv_bfloat16) {
+  values[0] = float_of(word << 16);
+  values[1] = float_of(word & 0xffff0000u);
+}
+__device__ __forceinline__ void widen_word(uint32_t word, float (&values)[2], __half) {
+  values[0] = __half2float(__ushort_as_half(static_cast<unsigned short>(word)));
+  values[1] = __half2float(__ushort_as_half(static_cast<unsigned short>(word >> 16)));
+}
+__device__ __forceinline__ void widen_word(uint32_t word, float (&values)[1], TF32) { values[0] = float_of(word); }
+
 // Bytes of an element that the tensor cores multiply, or 0 where they must not: float32 may have to stay exact.
 inline int64_t core_element(Type type, bool tf32, const Device& device) {
   if (device.major < 8 || type == Type::f64 || (type == Type::f32 && !tf32)) return 0;
@@ -104,15 +115,6 @@ __device__ __forceinline__ void multiply_substep(Products<Rows, Columns>& produc
     uint32_t b[4];
     load_matrices(b, right + tile_offset(column + j * 8 + right_row(lane), 2 * substep + right_vector(lane)));
     multiply_pair<T>(products, a, b, j);
-  }
-}
-
-// Starts the copy of a vector into shared memory, or writes zeros where there is none to copy.
-__device__ __forceinline__ void copy_or_clear(unsigned char* to, const void* from, bool exists) {
-  if (exists) {
-    copy_vector(to, from);
-  } else {
-    store(Pack<uint32_t, 4>{{0, 0, 0, 0}}, reinterpret_cast<uint32_t*>(to));
   }
 }
 

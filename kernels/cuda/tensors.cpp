@@ -1,6 +1,7 @@
 #include "tensors.h"
 
 #include <array>
+#include <limits>
 
 namespace seg::cuda {
 
@@ -49,9 +50,20 @@ void multiply(const Tensor& a, const Tensor& b, Tensor& out) {
   torch::stable::detail::to<Tensor>(stack[0]);  // the stack's reference to `out` is ours to release
 }
 
+Conv check_on_gpu(const Tensor& input, const Tensor& offset, const Tensor& weight, const std::optional<Tensor>& mask,
+                  const Window& window) {
+  STD_TORCH_CHECK(is_on_gpu(input), "input must be on a CUDA device");
+  const Conv conv = check_arguments(input, offset, weight, mask, window);
+  constexpr int64_t most = std::numeric_limits<int32_t>::max();
+  STD_TORCH_CHECK(conv.channels < most && conv.outputs < most, "at most ", most, " channels and outputs, got ",
+                  conv.channels, " and ", conv.outputs);
+  return conv;
+}
+
 Tensor by_group(const Tensor& rows, int64_t first, int64_t count, int64_t groups) {
   Tensor all = rows;
   const Tensor some = torch::stable::narrow(all, 0, first, count);
   return torch::stable::transpose(torch::stable::view(some, {count, groups, rows.size(1) / groups}), 0, 1);
 }
+
 }  // namespace seg::cuda

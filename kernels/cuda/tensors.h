@@ -40,6 +40,10 @@ Tensor by_group(const Tensor& rows, int64_t first, int64_t count, int64_t groups
 
 bool is_on_gpu(const Tensor& tensor);
 
+// What check_arguments asks, and that the input is on a GPU and channels and outputs fit into 31 bits.
+Conv check_on_gpu(const Tensor& input, const Tensor& offset, const Tensor& weight, const std::optional<Tensor>& mask,
+                  const Window& window);
+
 // Makes the tensor's device current while it lives, and knows the stream that torch works on there.
 class Current {
  public:

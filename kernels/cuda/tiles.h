@@ -19,8 +19,8 @@ constexpr int kSubsteps = 4;                        // of a step: 32 bytes of ch
 // a matrix is loaded from over all banks of shared memory.
 SEG_HD int tile_offset(int row, int vector) { return row * kRowBytes + ((vector ^ (row % kVectors)) * kVectorBytes); }
 
-// The same in a tile whose rows are multiplied with each other, and not its columns: pixels of 64 channels of 16 bits, say,
-// whose sum runs over the pixels. Elements of 32 bits are loaded from it one by one, four rows and two vectors at once.
+// The same in a tile that is multiplied across: its rows are pixels, say, over which the sum runs. Elements of 32 bits
+// are loaded from it one by one, four rows and two vectors at once.
 SEG_HD int crossed_offset(int row, int vector, int element) {
   return element == 2 ? tile_offset(row, vector)
                       : row * kRowBytes + ((vector ^ (row * 2 % kVectors)) * kVectorBytes);
@@ -134,8 +134,8 @@ SEG_HD BackwardDivision divide_backward(const Conv& conv, int64_t element) {
 }
 
 SEG_HD Chunk block_channels(const Conv& conv, int64_t block) {
-  const int64_t segment = segment_channels(conv), start = block / blocks_of_segment(conv) * segment;
-  const int64_t within = block % blocks_of_segment(conv) * kBlockChannels, end = within + kBlockChannels;
+  const int64_t segment = segment_channels(conv), start = quotient(block, blocks_of_segment(conv)) * segment;
+  const int64_t within = rest_of(block, blocks_of_segment(conv)) * kBlockChannels, end = within + kBlockChannels;
   return Chunk{start + within, start + (end < segment ? end : segment)};
 }
 
@@ -149,14 +149,18 @@ SEG_HD int64_t share_index(const Conv& conv, int64_t block, int64_t tap, int64_t
   return ((block * conv.taps() + tap) * 3 + coordinate) * conv.batch * conv.pixels() + flat;
 }
 
-// Bytes of shared memory: two tiles each of both factors, whose place their product takes afterwards.
-SEG_HD int64_t backward_shared_bytes() { return 2 * (kTilePixels + kBlockChannels) * kRowBytes; }
+// Bytes of shared memory: the plan and the dots of a tile's pixels; two tiles each of both factors, whose place their
+// product takes afterwards.
+SEG_HD int64_t backward_shared_bytes() {
+  return 3 * kTilePixels * kVectorBytes + 2 * (kTilePixels + kBlockChannels) * kRowBytes;
+}
 
 // Whether the fused path takes these arguments; the plain path takes all.
 SEG_HD bool fits_fused(const Conv& conv, int64_t element, uint64_t address, int64_t shared_bytes, int64_t needed) {
   if (!has_segments(conv) || segment_channels(conv) * element % kVectorBytes != 0) return false;
   if (address % kVectorBytes != 0 || needed > shared_bytes) return false;
   if (!fits_int32(conv.outputs * conv.taps() * conv.group_channels())) return false;
+  if (!fits_int32(conv.channels * element)) return false;
   return fits_int32(conv.batch * conv.cells()) && fits_int32(conv.batch * conv.pixels());
 }
 

@@ -236,6 +236,17 @@ def test_a_cityscapes_batch_needs_no_column_buffer(path):
     assert extra < columns / 2
 
 
+def test_a_training_step_needs_no_column_buffer():
+    tensors = layer(batch=8, channels=256, outputs=256, size=(64, 128), dtype=torch.bfloat16)
+    gradients(tensors)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    made = gradients(tensors)
+    extra = torch.cuda.max_memory_allocated() - before - sum(g.nbytes for g in made)
+    assert extra < 9 * 256 * 8 * 64 * 128 * 2
+
+
 def test_a_large_image_is_the_references():
     tensors = layer(batch=1, channels=8, outputs=8, size=(1024, 2048))
     on_gpu = [t.detach().double() for t in tensors]

@@ -65,3 +65,23 @@ def test_no_boxes_launch_nothing(operators):
     assert operators.roi_pool(*arguments, False).shape == (0, 3, 2, 2)
     of_maps, *_ = operators.roi_pool_backward(torch.zeros(0, 3, 2, 2), *arguments, True, True, False)
     assert torch.equal(of_maps, torch.zeros_like(maps))
+
+
+def test_maps_without_outputs_have_gradients_of_zero(operators):
+    maps, first = torch.zeros(1, 1, 4, 4, 0), torch.rand(2, 1, 2, 2, 2)
+    samples = torch.ones(2, 2, 2, 2, dtype=torch.int32)
+    arguments = (maps, torch.zeros(2, dtype=torch.long), first, torch.ones(2, 2), samples, None, 1, 1, 0)
+    torch.use_deterministic_algorithms(True)  # which also fills new tensors with NaN
+    try:
+        found = operators.roi_pool_backward(torch.zeros(2, 0, 2, 2), *arguments, True, True, True)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert [tuple(f.shape) for f in found] == [(1, 1, 4, 4, 0), (2, 1, 2, 2, 2), (2, 1, 2, 2)]
+    assert not any(f.any() for f in found)
+
+
+def test_maps_without_groups_are_refused(operators):
+    maps, first = torch.zeros(1, 0, 4, 4, 3), torch.rand(2, 1, 2, 2, 2)
+    samples = torch.ones(2, 2, 2, 2, dtype=torch.int32)
+    with pytest.raises(RuntimeError, match="groups must be at least 1x1, got 0x1"):
+        operators.roi_pool(maps, torch.zeros(2).long(), first, torch.ones(2, 2), samples, None, 0, 1, 0, False)

@@ -217,12 +217,13 @@ inline void atomic_add_four(float* to, float a, float b, float c, float d) {
   to[0] += a, to[1] += b, to[2] += c, to[3] += d;
 }
 
-inline void copy_vector(void* to, const void* from) {
+inline void copy_vector(void* to, const void* from, bool exists = true) {
+  static const unsigned char zeros[16] = {};
   if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0) std::abort();
   if (host::machine.backwards) {
-    std::memcpy(to, from, 16);
+    std::memcpy(to, exists ? from : zeros, 16);
   } else {
-    host::machine.self->copies.push_back({to, from, 16});
+    host::machine.self->copies.push_back({to, exists ? from : zeros, 16});
   }
 }
 
