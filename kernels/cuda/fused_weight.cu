@@ -223,7 +223,7 @@ cudaError_t plan_weight(const Conv& conv, Type type, bool tf32, const void* inpu
   const cudaError_t error = read_device(device);
   const int64_t element = core_element(type, tf32, device);
   if (error != cudaSuccess || element == 0) return error;
-  plan.block_outputs = conv.group_outputs() > 128 ? 256 : 128;
+  plan.block_outputs = conv.group_outputs() > 128 && weight_shared_bytes(256) <= device.shared_bytes ? 256 : 128;
   const uint64_t addresses = reinterpret_cast<uint64_t>(input) | reinterpret_cast<uint64_t>(grad);
   if (!fits_fused(conv, element, addresses, device.shared_bytes, weight_shared_bytes(plan.block_outputs))) return error;
   if (conv.group_outputs() * element % kVectorBytes != 0) return error;

@@ -81,3 +81,14 @@ def backwards() -> Iterator[None]:
         yield
     finally:
         arithmetic().seg_run_backwards(ctypes.c_int64(0))
+
+
+@contextmanager
+def device(multiprocessors: int = 8, shared_bytes: int = 227 << 10, major: int = 9) -> Iterator[None]:
+    """A block in which the kernels find another device."""
+    use = arithmetic().seg_use_device
+    use(*map(ctypes.c_int64, (multiprocessors, shared_bytes, major)))
+    try:
+        yield
+    finally:
+        use(*map(ctypes.c_int64, (8, 227 << 10, 9)))

@@ -163,6 +163,27 @@ def test_fused_gradient_of_the_weight_is_the_references(
         assert error(found, expected) > 1e-5  # TF32 it was
 
 
+@pytest.mark.parametrize("multiprocessors, shared_kib", [(1, 227), (3, 99), (132, 163)])
+def test_any_device_gives_the_references(multiprocessors, shared_kib, operators, draw):
+    case = draw(0, dtype=torch.bfloat16)
+    made = torch.Generator().manual_seed(2)
+    case.input = torch.randn(1, 72, 9, 13, generator=made).bfloat16()
+    case.weight = torch.randn(136, 72, 2, 1, generator=made).bfloat16()
+    case.offset = torch.randn(1, 4, 10, 13, generator=made)
+    case.mask = case.bias = None
+    case.stride, case.padding, case.dilation = (1, 1), (1, 0), (1, 1)
+    with cuda_host.device(multiprocessors, shared_kib << 10):
+        assert forward_error(operators, case, fused=True) <= 1e-2
+        assert max(backward_errors(operators, case, fused=True)) <= 1e-2
+
+
+def test_a_gpu_before_sm_80_takes_the_plain_path(operators, draw):
+    case = draw(1, batch=(1,), sizes=(9, 12), channels=(16,))
+    with cuda_host.device(major=7):
+        assert forward_error(operators, case, fused=True, tf32=True) <= 1e-6
+        assert max(backward_errors(operators, case, fused=True, tf32=True)) <= 1e-5
+
+
 @pytest.mark.parametrize("dtype", FUSED, ids=str)
 def test_threads_may_come_in_any_order(dtype, operators, draw):
     case = draw(3, dtype=dtype, batch=(2,), sizes=(9, 12), channels=(16,))

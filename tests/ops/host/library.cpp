@@ -14,6 +14,12 @@ extern "C" __attribute__((visibility("default"))) void seg_run_backwards(int64_t
   host::machine.backwards = backwards != 0;
 }
 
+// The device that the kernels find from now on.
+extern "C" __attribute__((visibility("default"))) void seg_use_device(int64_t multiprocessors, int64_t shared_bytes,
+                                                                      int64_t major) {
+  seg::cuda::device = {int(multiprocessors), int(shared_bytes), int(major)};
+}
+
 namespace seg::cuda {
 
 bool is_on_gpu(const Tensor&) { return true; }
