@@ -37,7 +37,6 @@ def scatter(document: Document) -> Panel:
     def draw(axes: Axes, theme: Theme) -> None:
         axes.plot(*shown.T, "o", color=theme["adapts-0"], markersize=3, alpha=0.45, markeredgewidth=0)
         axes.set_xscale("log")
-        axes.set_ylim(bottom=0)
         grid(axes, theme)
         _plain_ticks(axes, shown[:, 0])
         axes.set_xlabel(_of_the_object(key))
@@ -75,7 +74,8 @@ def accuracy_by_length(documents: Sequence[Document]) -> Panel:
         axes.set_ylabel("accuracy")
         _legend(axes, theme)
 
-    return Panel(f"Accuracy by {key}", f"Accuracy of objects by {key}: {_names(documents)}", draw)
+    what = "length" if key == "length" else "size"
+    return Panel(f"Accuracy by {what}", f"Accuracy of objects by {what}: {_names(documents)}", draw)
 
 
 def lengths_of_moves(document: Document) -> Panel:
@@ -214,7 +214,6 @@ def classes(document: Document) -> Panel:
             role = layer_role(index, len(layers))
             axes.plot(values, range(len(names)), "o", color=theme[role], markersize=5, label=layer, clip_on=False)
         axes.set_yticks(range(len(names)), names, fontsize=min(10, 150 / len(names)))
-        axes.set_xlim(left=0)
         grid(axes, theme, "x")
         axes.set_xlabel("effective dilation, cells")
         _legend_above(axes, theme)
