@@ -26,9 +26,10 @@ def operators():
 
 
 def error(found, expected):
-    """The norm of the difference, as a share of the expected norm."""
+    """The norm of the difference, as a share of the expected norm; infinite for no number, which max() hides."""
     difference = (found.double() - expected.double()).norm()
-    return float(difference / expected.double().norm().clamp(min=1e-3))
+    share = float(difference / expected.double().norm().clamp(min=1e-3))
+    return math.inf if math.isnan(share) else share
 
 
 def arguments(case, dtype=None):

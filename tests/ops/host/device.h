@@ -1,8 +1,8 @@
 // Runs the CUDA kernels on the host, thread by thread, so that their results can be tested without a GPU. Read before a
 // kernel's source (-include). The threads of a block are fibers that hand over at barriers and at what a warp does
-// together; shared memory starts as NaN, and a barrier that not all threads reach ends the program. Blocks and threads
-// come first to last and asynchronous copies arrive only when they are waited for; or, `backwards`, last to first, and
-// copies arrive at once. A kernel without races gives the same either way.
+// together; shared memory starts as NaN, and a barrier that not all threads reach ends the program. A warp runs ahead of
+// the others until a barrier stops it. Blocks and threads come first to last and asynchronous copies arrive only when they
+// are waited for; or, `backwards`, last to first, and copies arrive at once. A kernel without races gives the same.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -113,6 +113,20 @@ inline void wait(Barrier& barrier, unsigned count) {
   while (barrier.turn == turn) yield();
 }
 
+// Runs the 32 threads from `first` on until all wait for other warps or are done; gives how many are not.
+inline unsigned run_warp(unsigned first, unsigned threads) {
+  while (true) {
+    const uint64_t before = machine.progress;
+    unsigned left = 0;
+    for (unsigned i = first; i < first + 32 && i < threads; ++i) {
+      Fiber& fiber = *machine.fibers[machine.backwards ? threads - 1 - i : i];
+      if (!fiber.done) resume(fiber);
+      left += !fiber.done;
+    }
+    if (left == 0 || machine.progress == before) return left;
+  }
+}
+
 inline void run_block(unsigned threads) {
   while (machine.fibers.size() < threads) machine.fibers.push_back(std::make_unique<Fiber>());
   machine.slots.assign(threads * 16, 0);
@@ -127,11 +141,7 @@ inline void run_block(unsigned threads) {
   for (unsigned left = threads; left > 0;) {
     const uint64_t before = machine.progress;
     left = 0;
-    for (unsigned i = 0; i < threads; ++i) {
-      Fiber& fiber = *machine.fibers[machine.backwards ? threads - 1 - i : i];
-      if (!fiber.done) resume(fiber);
-      left += !fiber.done;
-    }
+    for (unsigned first = 0; first < threads; first += 32) left += run_warp(first, threads);
     if (left > 0 && machine.progress == before) {
       std::fprintf(stderr, "%u threads of a block wait for others at a barrier\n", left);
       std::abort();
