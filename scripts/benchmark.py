@@ -50,8 +50,13 @@ def check(config: DictConfig) -> None:
         raise ConfigError(f"threads={config.threads} and rounds={config.rounds} have to be at least 1")
     if config.device not in ("cpu", "cuda") or (config.device == "cuda" and not torch.cuda.is_available()):
         raise ConfigError(f"device={config.device} is not here; choose cpu, or cuda where there is a GPU")
-    if config.what == "ops" and config.device == "cuda" and backend("cuda") != "compiled":
+    if layers_on_gpu(config) and backend("cuda") != "compiled":
         raise ConfigError("the CUDA kernels are not here, so there is nothing to measure; scripts/doctor.py says why")
+
+
+def layers_on_gpu(config: DictConfig) -> bool:
+    """Whether single layers are asked for on a GPU: they have contenders and a clock of their own."""
+    return bool(config.what == "ops" and config.device == "cuda")
 
 
 def measured(config: DictConfig) -> list[dict[str, object]]:
@@ -65,7 +70,7 @@ def measured(config: DictConfig) -> list[dict[str, object]]:
 
         return list(whole_runs.rows(config))
     rows = []
-    clock = EventClock() if config.what == "ops" and config.device == "cuda" else WallClock(config.device)
+    clock = EventClock() if layers_on_gpu(config) else WallClock(config.device)
     for measure, case, contenders in cases(config):
         print(f"{measure} {case} ...", file=sys.stderr, flush=True)
         with torch.no_grad():
@@ -93,13 +98,13 @@ def cases(config: DictConfig):  # type: ignore[no-untyped-def]
     import torch
 
     measures = list(config.measures or [])
-    if config.what == "ops" and config.device == "cuda":
+    if layers_on_gpu(config):
         import gpu_contenders
 
         cache = torch.cuda.get_device_properties().L2_cache_size
         return gpu_contenders.cases(list(config.shapes or []), measures, config.device, cache)
     if config.what == "ops":
-        return contenders.operator_cases(list(config.shapes or []), measures, config.device, config.threads)
+        return contenders.operator_cases(list(config.shapes or []), measures, config.threads)
     if config.what == "model" and config.dataset is not None:
         return costs.cost_cases(config.dataset, measures, config.device)
     if config.what == "model":

@@ -103,9 +103,9 @@ def on_reference(run: Callable[[], T]) -> T:
     return under("SEG_KERNELS", "off", run)
 
 
-def forward(shape: Shape, device: str, threads: int, layout: torch.memory_format) -> Contenders:
+def forward(shape: Shape, threads: int, layout: torch.memory_format) -> Contenders:
     """The modulated layer in float32; torchvision and ONNX Runtime in their own, contiguous layout."""
-    contiguous = arguments(shape, device, gradients=False)
+    contiguous = arguments(shape, "cpu", gradients=False)
     ours = contiguous.to(memory_format=layout)
     contenders = {
         "ours": partial(ours.apply, deform_conv2d),
@@ -113,13 +113,13 @@ def forward(shape: Shape, device: str, threads: int, layout: torch.memory_format
         "torchvision": partial(contiguous.apply, torchvision.ops.deform_conv2d),
         "reference": partial(on_reference, partial(ours.apply, deform_conv2d)),
     }
-    session = onnxruntime_layer(contiguous, threads) if device == "cpu" else None
+    session = onnxruntime_layer(contiguous, threads)
     return contenders | ({"onnxruntime": session} if session else {})
 
 
-def forward_bf16(shape: Shape, device: str) -> Contenders:
+def forward_bf16(shape: Shape) -> Contenders:
     """Data in bfloat16; torchvision has only float32."""
-    contiguous = arguments(shape, device, gradients=False)
+    contiguous = arguments(shape, "cpu", gradients=False)
     half = contiguous.to(dtype=torch.bfloat16, memory_format=torch.channels_last)
     return {
         "ours": partial(half.apply, deform_conv2d),
@@ -128,9 +128,9 @@ def forward_bf16(shape: Shape, device: str) -> Contenders:
     }
 
 
-def train(shape: Shape, device: str, dtype: torch.dtype) -> Contenders:
+def train(shape: Shape, dtype: torch.dtype) -> Contenders:
     """Forward, and the gradients of input, offset, weight and mask; torchvision has only float32."""
-    contiguous = arguments(shape, device, gradients=True)
+    contiguous = arguments(shape, "cpu", gradients=True)
     ours = contiguous.to(dtype=dtype, memory_format=torch.channels_last)
     own = partial(step, partial(ours.apply, deform_conv2d), ours.tensors)
     contenders = {
@@ -174,20 +174,20 @@ def onnxruntime_layer(layer: Arguments, threads: int) -> Callable[[], object] | 
     return partial(session.run, None, {name: tensor.detach().numpy() for name, tensor in fields.items()})
 
 
-MEASURES: dict[str, Callable[[Shape, str, int], Contenders]] = {
-    "forward": lambda shape, device, threads: forward(shape, device, threads, torch.channels_last),
-    "forward contiguous": lambda shape, device, threads: forward(shape, device, threads, torch.contiguous_format),
-    "forward bf16": lambda shape, device, threads: forward_bf16(shape, device),
-    "train": lambda shape, device, threads: train(shape, device, torch.float32),
-    "train bf16": lambda shape, device, threads: train(shape, device, torch.bfloat16),
+MEASURES: dict[str, Callable[[Shape, int], Contenders]] = {
+    "forward": lambda shape, threads: forward(shape, threads, torch.channels_last),
+    "forward contiguous": lambda shape, threads: forward(shape, threads, torch.contiguous_format),
+    "forward bf16": lambda shape, threads: forward_bf16(shape),
+    "train": lambda shape, threads: train(shape, torch.float32),
+    "train bf16": lambda shape, threads: train(shape, torch.bfloat16),
 }
 
 
-def operator_cases(shapes: list[str], measures: list[str], device: str, threads: int) -> Iterator[Case]:
-    """Every measure of every shape."""
+def operator_cases(shapes: list[str], measures: list[str], threads: int) -> Iterator[Case]:
+    """Every measure of every shape, on a CPU; gpu_contenders has a GPU's."""
     for measure in known(measures, MEASURES, "measures"):
         for shape in known(shapes, SHAPES, "shapes"):
-            yield measure, shape, MEASURES[measure](SHAPES[shape], device, threads)
+            yield measure, shape, MEASURES[measure](SHAPES[shape], threads)
 
 
 def known(chosen: list[str], choices: Mapping[str, object], key: str) -> list[str]:
