@@ -41,7 +41,7 @@ struct Blend {
     return sample;
   }
 
-  // The 2 * kLanes channels of a chunk, the even ones and the odd ones.
+  // The even and the odd ones of the 2 * kLanes channels of a chunk.
   SEG_HD void halves(int64_t channel, V<S>& even, V<S>& odd) const {
     even = odd = V<S>{};
 #pragma GCC unroll 4
@@ -53,6 +53,7 @@ struct Blend {
     }
   }
 
+  // The channels of a chunk in their order.
   template <typename Out>
   SEG_HD void chunk(int64_t channel, Out* out) const {
     if constexpr (std::is_same_v<T, BF16>) {
