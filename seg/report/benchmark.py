@@ -92,7 +92,7 @@ def draw(rows: Sequence[Row], names: Sequence[str], unit: str, axes: Axes, theme
         axes.plot([x for _, x in known], [k for k, _ in known], "o", color=colours[i % len(colours)], label=name)
     low, high = (bound(value for found in multiples for value in found.values()) for bound in (min, max))
     ticks = [tick for tick in TICKS if low / 1.5 <= tick <= high * 1.5]
-    if len(ticks) < 3:
+    if len(ticks) < 3 and high < 1.5:  # in a wider chart they would be crowded
         ticks = [tick for tick in FINE_TICKS if low / 1.2 <= tick <= high * 1.2]
     axes.set_xscale("log")
     axes.set_xlim(low / 1.2, high * 1.2)
