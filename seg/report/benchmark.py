@@ -84,12 +84,15 @@ def panel_of(measure: str, rows: Sequence[Row]) -> Panel:
 
 
 def draw(rows: Sequence[Row], names: Sequence[str], unit: str, axes: Axes, theme: Theme) -> None:
-    """A line for each case, a dot on it for each contender; the axis is logarithmic."""
-    colours = [theme[role] for role in ("adapts-0", "ink", "fixed-0", "adapts-2", "adapts-3", "adapts-1")]
+    """A line for each case, a dot on it for each contender but the unit, whose place is the line at 1; logarithmic."""
+    colours = [theme[role] for role in ("adapts-0", "fixed-0", "adapts-2", "adapts-3", "adapts-1")]
     multiples = [{name: time / row["milliseconds"][unit] for name, time in row["milliseconds"].items()} for row in rows]
-    for i, name in enumerate(names):
+    shown = [name for name in names if name != unit] or [unit]
+    for i, name in enumerate(shown):
         known = [(k, found[name]) for k, found in enumerate(multiples) if name in found]
-        axes.plot([x for _, x in known], [k for k, _ in known], "o", color=colours[i % len(colours)], label=name)
+        colour = colours[i % len(colours)]
+        above = 3 if name == OURS else 2  # of lines and dots
+        axes.plot([x for _, x in known], [k for k, _ in known], "o", color=colour, label=name, zorder=above)
     low, high = (bound(value for found in multiples for value in found.values()) for bound in (min, max))
     ticks = [tick for tick in TICKS if low / 1.5 <= tick <= high * 1.5]
     if len(ticks) < 3 and high < 1.5:  # in a wider chart they would be crowded
@@ -100,6 +103,8 @@ def draw(rows: Sequence[Row], names: Sequence[str], unit: str, axes: Axes, theme
     axes.set_xticks([], minor=True)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), [row["case"] for row in rows])
-    axes.axvline(1, color=theme["muted"], linewidth=0.8)
-    axes.legend(fontsize=6, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=min(len(names), 4))
+    axes.axvline(1, color=theme["ink"], linewidth=1.2, zorder=1.5)
+    columns = 4 if sum(map(len, shown)) < 40 else 2
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.08)}
+    axes.legend(fontsize=8, frameon=False, ncols=columns, columnspacing=1, handletextpad=0.2, **place)
     grid(axes, theme, axis="x")

@@ -50,9 +50,9 @@ def as_svg(panel: Panel, name: str) -> str:
 
 def save_png(panels: Sequence[Panel], path: Path) -> None:
     """The panels side by side, as PATH for light and as PATH with -dark before its ending for dark pages."""
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
     for theme, target in ((themes.LIGHT, path), (themes.DARK, path.with_stem(f"{path.stem}-dark"))):
         with settings(theme, path.stem):
-            columns = min(len(panels), 3)
             rows = -(-len(panels) // columns)
             figure = Figure(figsize=(WIDTH * columns, (HEIGHT + 0.3) * rows), layout="constrained")
             axes = figure.subplots(rows, columns, squeeze=False).ravel()

@@ -68,10 +68,11 @@ def _made(words: str, folder: Path) -> str | None:
 
 
 def chart(document: Document, name: str, says: str) -> str:
-    """The chart of that name, and what it shows in words; charts lie in `results` beside the page."""
+    """The chart of that name, light or dark as the reader's page is; charts lie in `results` beside the page."""
     if name not in document["charts"]:
         raise LookupError(name)
-    return f"![{says}](results/{name}.png)"
+    dark = f'<source media="(prefers-color-scheme: dark)" srcset="results/{name}-dark.png">'
+    return f'<picture>\n  {dark}\n  <img src="results/{name}.png" alt="{says}">\n</picture>'
 
 
 def comparison(document: Document, sweep: str) -> str:
