@@ -12,6 +12,7 @@ says that it was not measured.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,20 @@ def comparison(document: Document, sweep: str) -> str:
         )
         rows.append((variant["variant"], tuple(cells)))
     return as_markdown(mark_best(Table(sweep, tuple(columns), tuple(rows)), [1, 4, 5, 6, 7]))
+
+
+def budgets(document: Document, *sweeps: str) -> str:
+    """mIoU of the nets that were trained with more than one budget, a row for each of the sweeps."""
+    found = {}
+    for sweep in (document["sweeps"][name] for name in sweeps if name in document["sweeps"]):
+        budget = _all(run["budget"] for run in sweep["runs"] if run["state"] == "done")
+        found[budget] = {v["variant"]: _mean(v["miou"]) for v in sweep["variants"] if v["miou"]["n"]}
+    counts = Counter(label for nets in found.values() for label in nets)
+    labels = [label for label, count in counts.items() if count > 1]
+    if not labels:
+        raise LookupError("no net has two budgets")
+    rows = [(budget, tuple(nets.get(label, Cell(MISSING)) for label in labels)) for budget, nets in found.items()]
+    return as_markdown(Table("budgets", tuple(("mIoU", label) for label in labels), tuple(rows), corner="budget"))
 
 
 def dilation(document: Document, sweep: str, variant: str) -> str:
@@ -222,6 +237,7 @@ def provenance(document: Document) -> str:
 
 
 TABLES: Mapping[str, Callable[..., str]] = {
+    "budgets": budgets,
     "chart": chart,
     "classes": classes,
     "comparison": comparison,

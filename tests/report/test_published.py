@@ -75,6 +75,26 @@ def test_controls_stand_beside_the_best_adaptive_net(write_run: Callable[..., Pa
     assert "Not measured." in fill(page, tmp_path / "kept")
 
 
+def test_budgets_have_a_row_each_and_the_nets_that_have_several(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    for folder, budget, mious in (
+        ("creatures", "600 steps", {"dilated 2": (0.70, 0.72), "dilated 4": (0.6,), "deformable": (0.9,)}),
+        ("creatures_longer", "1200 steps", {"deformable": (0.95,), "dilated 2": (0.8,)}),
+        ("creatures_longest", "2400 steps", {"dilated 2": (0.85,)}),
+    ):
+        for name, values in mious.items():
+            for seed, miou in enumerate(values):
+                write_run(f"{folder}/{name},{seed}", result(name, seed, miou, budget=budget))
+    write(evidence(read_sweeps(tmp_path / "runs", "creatures"), "creatures"), tmp_path / "creatures.json")
+    head, _, *rows = table(tmp_path, "creatures | budgets | creatures | creatures_longer | creatures_longest")
+    assert head == ["budget", "mIoU: dilated 2", "mIoU: deformable"]
+    assert rows == [
+        ["600 steps", "0.710 ± 0.014", "0.900"],
+        ["1200 steps", "0.800", "0.950"],
+        ["2400 steps", "0.850", "–"],
+    ]
+    assert "Not measured." in fill("<!-- table: creatures | budgets | creatures -->\n<!-- end -->\n", tmp_path)
+
+
 def test_every_run_says_where_it_comes_from(kept: Path) -> None:
     runs = json.loads((kept / "creatures.json").read_text())["sweeps"]["creatures"]["runs"]
     assert [run["miou"] for run in runs if run["variant"] == "deformable"] == [0.9, 0.92]
