@@ -19,6 +19,7 @@ from seg.report.variants import Variant, find_baseline, gather, is_fixed, leader
 from seg.report.write import summary
 
 FACTS = ("commit", "date", "device", "backend", "budget", "command")
+_LISTS = re.compile(r"\[\s+(\[[^\[\]\n]*\](?:,\s+\[[^\[\]\n]*\])*)\s+\]")  # of lists that are on one line
 _NUMBERS = re.compile(r"\[\s+((?:-?[\d.eE+-]+|null)(?:,\s+(?:-?[\d.eE+-]+|null))*)\s+\]")
 
 Sweeps = Mapping[str, Sequence[Variant]]
@@ -58,10 +59,11 @@ def evidence(sweeps: Mapping[str, Sequence[Run]], name: str, beside: str | None 
 
 
 def write(document: Mapping[str, Any], path: Path) -> None:
-    """Write a document with its lists of numbers on one line each."""
+    """Write a document with its lists of numbers, and of points, on one line each."""
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = _NUMBERS.sub(lambda found: "[" + re.sub(r"\s+", " ", found[1]) + "]", text)
+    for lists in (_NUMBERS, _LISTS):
+        text = lists.sub(lambda found: "[" + re.sub(r"\s+", " ", found[1]) + "]", text)
     path.write_text(text + "\n", encoding="utf-8")
 
 
@@ -132,7 +134,8 @@ def _studies(sweep: str, run: Run) -> list[dict[str, Any]]:
         if document.get("schema") != 1:
             raise DataError(f"{path}: schema is {document.get('schema')!r}, expected 1; study the run again")
         if path.stem == "objects":
-            document["points"] = [[round(x, 3), round(y, 4)] for x, y in studies.points(document).tolist()]
+            if not is_fixed(document["variant"]):  # whose dilation is the same everywhere
+                document["points"] = [[round(x, 3), round(y, 4)] for x, y in studies.points(document).tolist()]
             del document["objects"]
         found.append({"study": path.stem, "of": path.parent.name, "sweep": sweep, **document})
     return found
