@@ -96,15 +96,15 @@ def comparison(document: Document, sweep: str) -> str:
 
 def budgets(document: Document, *sweeps: str) -> str:
     """mIoU of the nets that were trained with more than one budget, a row for each of the sweeps."""
-    found = {}
+    found = []
     for sweep in (document["sweeps"][name] for name in sweeps if name in document["sweeps"]):
         budget = _all(run["budget"] for run in sweep["runs"] if run["state"] == "done")
-        found[budget] = {v["variant"]: _mean(v["miou"]) for v in sweep["variants"] if v["miou"]["n"]}
-    counts = Counter(label for nets in found.values() for label in nets)
+        found.append((budget, {v["variant"]: _mean(v["miou"]) for v in sweep["variants"] if v["miou"]["n"]}))
+    counts = Counter(label for _, nets in found for label in nets)
     labels = [label for label, count in counts.items() if count > 1]
     if not labels:
         raise LookupError("no net has two budgets")
-    rows = [(budget, tuple(nets.get(label, Cell(MISSING)) for label in labels)) for budget, nets in found.items()]
+    rows = [(budget, tuple(nets.get(label, Cell(MISSING)) for label in labels)) for budget, nets in found]
     return as_markdown(Table("budgets", tuple(("mIoU", label) for label in labels), tuple(rows), corner="budget"))
 
 
