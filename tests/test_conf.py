@@ -103,7 +103,13 @@ def test_evidence_differs_in_what_it_says_alone(path: Path) -> None:
     config, main = (OmegaConf.to_container(configuration(f"experiment={name}", f"variant={variant}")) for name in names)
     assert config["data"]["evaluate"]["split"] == "test" != config["data"]["train"]["split"]
     different = {key for key in main if key != "label" and main[key] != config[key]}
-    about = {"control": {"trunk"}, "longer": {"trainer"}, "small": {"trunk", "head"}, "background": {"data"}}
+    about = {
+        "control": {"trunk"},
+        "longer": {"trainer"},
+        "longest": {"trainer"},
+        "small": {"trunk", "head"},
+        "background": {"data"},
+    }
     assert different == about.get(path.stem.rpartition("_")[2], set())
 
 
