@@ -90,8 +90,8 @@ def draw(rows: Sequence[Row], names: Sequence[str], unit: str, axes: Axes, theme
     shown = [name for name in names if name != unit] or [unit]
     for i, name in enumerate(shown):
         known = [(k, found[name]) for k, found in enumerate(multiples) if name in found]
+        above = 3 if name.startswith(OURS) else 2  # of lines and dots
         colour = colours[i % len(colours)]
-        above = 3 if name == OURS else 2  # of lines and dots
         axes.plot([x for _, x in known], [k for k, _ in known], "o", color=colour, label=name, zorder=above)
     low, high = (bound(value for found in multiples for value in found.values()) for bound in (min, max))
     ticks = [tick for tick in TICKS if low / 1.5 <= tick <= high * 1.5]
@@ -104,7 +104,13 @@ def draw(rows: Sequence[Row], names: Sequence[str], unit: str, axes: Axes, theme
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), [row["case"] for row in rows])
     axes.axvline(1, color=theme["ink"], linewidth=1.2, zorder=1.5)
-    columns = 4 if sum(map(len, shown)) < 40 else 2
-    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.08)}
-    axes.legend(fontsize=8, frameon=False, ncols=columns, columnspacing=1, handletextpad=0.2, **place)
+    axes.legend(
+        ncols=4 if sum(map(len, shown)) < 40 else 2,
+        fontsize=8,
+        frameon=False,
+        columnspacing=1,
+        handletextpad=0.2,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.08),
+    )
     grid(axes, theme, axis="x")

@@ -19,8 +19,8 @@ from seg.report.variants import Variant, find_baseline, gather, is_fixed, leader
 from seg.report.write import summary
 
 FACTS = ("commit", "date", "device", "backend", "budget", "command")
-_LISTS = re.compile(r"\[\s+(\[[^\[\]\n]*\](?:,\s+\[[^\[\]\n]*\])*)\s+\]")  # of lists that are on one line
-_NUMBERS = re.compile(r"\[\s+((?:-?[\d.eE+-]+|null)(?:,\s+(?:-?[\d.eE+-]+|null))*)\s+\]")
+_ITEM = r"(?:-?[\d.eE+-]+|null|\[[^\[\]\n]*\])"  # a number, or a list that is on one line
+_LIST = re.compile(rf"\[\s+({_ITEM}(?:,\s+{_ITEM})*)\s+\]")
 
 Sweeps = Mapping[str, Sequence[Variant]]
 
@@ -62,8 +62,8 @@ def write(document: Mapping[str, Any], path: Path) -> None:
     """Write a document with its lists of numbers, and of points, on one line each."""
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for lists in (_NUMBERS, _LISTS):
-        text = lists.sub(lambda found: "[" + re.sub(r"\s+", " ", found[1]) + "]", text)
+    for _ in ("numbers", "lists of numbers"):
+        text = _LIST.sub(lambda found: "[" + re.sub(r"\s+", " ", found[1]) + "]", text)
     path.write_text(text + "\n", encoding="utf-8")
 
 

@@ -166,7 +166,7 @@ def test_lists_of_numbers_take_one_line_and_are_the_same_document(tmp_path: Path
     write(document, tmp_path / "a" / "x.json")
     text = (tmp_path / "a" / "x.json").read_text()
     assert json.loads(text) == document
-    assert "[1.5, -2e-05]" in text
+    assert "[[1.5, -2e-05], [3, 4]]" in text
     assert "[1, null]" in text
 
 
@@ -203,7 +203,8 @@ def test_the_published_tables_are_those_of_the_kept_results() -> None:
 
 
 def test_the_pages_show_the_charts_that_are_there_and_those_alone() -> None:
-    shown = {page: re.findall(r'src(?:set)?="(.*?)"', (ROOT / page).read_text()) for page in ("README.md", RESULTS)}
-    paths = {ROOT / Path(page).parent / name for page, names in shown.items() for name in names}
+    pages = [ROOT / "README.md", ROOT / RESULTS]
+    shown = [(page, re.findall(r'src(?:set)?="(.*?)"', page.read_text(encoding="utf-8"))) for page in pages]
+    paths = {page.parent / name for page, names in shown for name in names}
     assert not [path for path in paths if not path.is_file()]
     assert set((ROOT / RESULTS).parent.glob("results/*.png")) <= paths
