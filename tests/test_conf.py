@@ -127,11 +127,21 @@ def test_training_on_real_images_never_opens_their_test_split(name: str) -> None
     assert different == {"conv", "trunk", "model", "label"}, "one budget, one learning rate"
 
 
-def test_the_settings_of_car_parts_differ_in_the_offsets_rate_alone() -> None:
+@pytest.mark.parametrize(
+    ("name", "of", "section", "values"),
+    [
+        ("car_parts_settings", "car_parts", "optimizer", {"offset_lr"}),
+        ("camvid_longer", "camvid", "trainer", {"iterations"}),
+    ],
+)
+def test_a_second_sweep_on_real_images_differs_in_one_value(name: str, of: str, section: str, values: set[str]) -> None:
     given = ("data.root=unused", "variant=deform_3")
-    main, other = (configuration(f"experiment=evidence/{name}", *given) for name in ("car_parts", "car_parts_settings"))
-    assert {key for key in main if main[key] != other[key]} == {"optimizer", "label"}
-    assert {key for key, value in main.optimizer.items() if value != other.optimizer[key]} == {"offset_lr"}
+    names = (f"experiment=evidence/{of}", f"experiment=evidence/{name}")
+    main, other = (OmegaConf.to_container(configuration(experiment, *given)) for experiment in names)
+    assert {key for key in main if main[key] != other[key]} - {"label"} == {section}
+    assert {key for key, value in main[section].items() if value != other[section][key]} == values
+    sweep = OmegaConf.load(ROOT / "conf/experiment/evidence" / f"{name}.yaml").hydra.sweep
+    assert sweep.dir == f"runs/evidence/{name}_val"
 
 
 def test_the_control_has_no_fewer_parameters_than_the_deformable_net_and_few_more() -> None:
