@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -105,7 +106,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """Names at the right edge, (height, text, colour) each, moved apart where they would touch."""
     to_axes = axes.transScale + axes.transLimits
     wanted = [float(to_axes.transform((0, height))[1]) for height, _, _ in ends]
-    for place, (_, text, colour) in zip(spread(wanted, 0.085), ends, strict=True):
+    for place, (_, text, colour) in zip(spread(wanted, 0.085, top=1), ends, strict=True):
         axes.annotate(
             text,
             (1, place),
@@ -119,19 +120,20 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
         )
 
 
-def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Places at least a gap apart and in the same order, each cluster centred where its members wanted to be."""
-    order = sorted(range(len(places)), key=places.__getitem__)
+def spread(places: Sequence[float], gap: float, top: float = math.inf) -> list[float]:
+    """Places at least a gap apart and in the same order, each cluster centred where its members wanted to be.
+
+    top: no place comes to lie above it, unless it was wanted there
+    """
+
+    def start(cluster: Sequence[int]) -> float:
+        wanted = sum(places[index] for index in cluster) / len(cluster)
+        return min(wanted - gap * (len(cluster) - 1) / 2, max(top, places[cluster[-1]]) - gap * (len(cluster) - 1))
+
     clusters: list[list[int]] = []
-    for index in order:
+    for index in sorted(range(len(places)), key=places.__getitem__):
         clusters.append([index])
-        while len(clusters) > 1 and _start(clusters[-1], places, gap) < _start(clusters[-2], places, gap) + gap * len(
-            clusters[-2]
-        ):
+        while len(clusters) > 1 and start(clusters[-1]) < start(clusters[-2]) + gap * len(clusters[-2]):
             clusters[-2:] = [clusters[-2] + clusters[-1]]
-    moved = {i: _start(c, places, gap) + k * gap for c in clusters for k, i in enumerate(c)}
+    moved = {i: start(cluster) + k * gap for cluster in clusters for k, i in enumerate(cluster)}
     return [moved[index] for index in range(len(places))]
-
-
-def _start(cluster: Sequence[int], places: Sequence[float], gap: float) -> float:
-    return sum(places[index] for index in cluster) / len(cluster) - gap * (len(cluster) - 1) / 2

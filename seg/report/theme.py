@@ -23,14 +23,14 @@ def _roles(
 LIGHT = _roles(
     ("#fcfbf8", "#ffffff", "#1b1d21", "#626973", "#e5e2db", "#c9430c", "#d4145a"),
     fixed=("#7b91a5", "#5c7890", "#42607a", "#2a4259"),
-    adapts=("#d9480f", "#8a2a83", "#a87500", "#0b7a75"),
+    adapts=("#d9480f", "#8a2a83", "#a87500", "#0b7a75", "#1d5fe0"),
     layer=("#f0a878", "#e5854b", "#d8642a", "#b9480f", "#8b3405", "#5a2002"),
     size=("#b88200", "#0e9384", "#3243a8", "#858c95"),
 )
 DARK = _roles(
     ("#131519", "#1a1d22", "#eceae5", "#9aa3ad", "#2c3138", "#ff8f57", "#ff5c93"),
     fixed=("#7388a0", "#93a9bd", "#b3c6d6", "#d8e3ec"),
-    adapts=("#ff8a50", "#e08be0", "#f0c24b", "#4fd1c5"),
+    adapts=("#ff8a50", "#e08be0", "#f0c24b", "#4fd1c5", "#5b9dff"),
     layer=("#a0552b", "#c46a35", "#e58449", "#ffa670", "#ffc6a2", "#ffe6d6"),
     size=("#fcd34d", "#2dd4bf", "#93a5ff", "#7b838c"),
 )
@@ -52,7 +52,8 @@ def with_variables(svg: str) -> str:
 
 def variant_role(index: int, *, adapts: bool) -> str:
     """The role of the index-th variant of its kind."""
-    return f"{'adapts' if adapts else 'fixed'}-{index % 4}"
+    kind = "adapts" if adapts else "fixed"
+    return f"{kind}-{index % sum(role.startswith(kind) for role in LIGHT)}"
 
 
 def layer_role(index: int, layers: int) -> str:

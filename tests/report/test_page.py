@@ -19,7 +19,7 @@ from seg.report.figures import as_svg, spread
 from seg.report.headline import headline, notes
 from seg.report.pictures import Photos, best_and_worst
 from seg.report.reading import read_runs
-from seg.report.theme import DARK, LIGHT
+from seg.report.theme import DARK, LIGHT, variant_role
 from seg.report.variants import find_baseline, gather
 from tests.report.conftest import add_pictures, per_image, result
 
@@ -299,6 +299,18 @@ def test_labels_move_apart_and_keep_their_order() -> None:
     assert sorted(range(4), key=places.__getitem__) == [2, 0, 3, 1]
     assert places[2] == pytest.approx(0.1)
     assert sorted(places)[1:] == pytest.approx([0.41, 0.51, 0.61])
+
+
+def test_labels_stay_below_the_top_and_push_those_under_them_down() -> None:
+    assert spread([0.99, 0.98, 0.8], 0.1, top=1) == pytest.approx([1.0, 0.9, 0.8])
+    assert spread([0.99, 0.98, 0.95], 0.1, top=1) == pytest.approx([1.0, 0.9, 0.8])
+    assert spread([1.2, 0.2], 0.1, top=1) == [1.2, 0.2], "where the line ends, there its name is"
+
+
+def test_four_dilations_and_five_adaptive_nets_have_colours_of_their_own() -> None:
+    roles = [variant_role(index, adapts=adapts) for adapts, count in ((False, 4), (True, 5)) for index in range(count)]
+    for theme in (LIGHT, DARK):
+        assert len({theme[role] for role in roles}) == 9
 
 
 def test_report_never_imports_torch() -> None:
