@@ -1,11 +1,14 @@
 """The studies of a trained run over a whole split, each a JSON file and a chart."""
 
 import json
+import math
 import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +19,20 @@ from omegaconf import DictConfig
 from run import make_folder
 from training import batches_of, fresh_model
 
-from seg.analysis import Recorded, object_rows, record_offsets
+from seg.analysis import (
+    Recorded,
+    effective_receptive_fields,
+    object_rows,
+    reach,
+    receptive_field,
+    record_offsets,
+    unit_of_objects,
+)
 from seg.analysis.classes import DilationByClass
 from seg.analysis.coverage import Coverage, taps_at_cells
-from seg.analysis.dilation import read_at
+from seg.analysis.dilation import read_at, size_at_cells
 from seg.analysis.movement import Movement
-from seg.analysis.trend import by_bins, by_class, fifths, rank_correlation
+from seg.analysis.trend import by_bins, by_class, fifths, mean_dilation, means_by_bins, rank_correlation
 from seg.analysis.variation import Following, Variation
 from seg.data import Batch, Sample, one_batch
 from seg.engine import RunFolder, checkpoint
@@ -30,6 +41,7 @@ from seg.engine.progress import Progress
 from seg.engine.ranks import Ranks
 from seg.engine.runtime import commit
 from seg.errors import ConfigError
+from seg.models.conv import check_whole
 from seg.report.figures import save_png
 from seg.report.studies import PANELS
 
@@ -58,7 +70,7 @@ def study(trained: DictConfig, config: DictConfig, output: Path) -> list[Path]:
     data = build(net.config.data.evaluate)
     make_folder(output)
     over_images = {name: STUDIES[name](net, data, config) for name in config.studies if name in STUDIES}
-    for image in seen(net, data, config.images) if over_images else ():
+    for image in seen(net, data, images_of(data, config)) if over_images else ():
         for found in over_images.values():
             found.add(image)
     written = []
@@ -72,13 +84,20 @@ def study(trained: DictConfig, config: DictConfig, output: Path) -> list[Path]:
     return written
 
 
-def seen(net: Trained, data: Any, images: int | None) -> Iterator[Seen]:
-    """Each image of a data set, from the front, and what the net made of it."""
+def images_of(data: Any, config: DictConfig) -> range:
+    """The numbers of the images that are studied; raises ConfigError for none."""
+    check_whole("every", config.every, 1)
+    if config.images is not None:
+        check_whole("images", config.images, 1)
+    return range(0, len(data) if config.images is None else min(config.images, len(data)), config.every)
+
+
+def seen(net: Trained, data: Any, images: Sequence[int]) -> Iterator[Seen]:
+    """Each of the images of a data set, by number, and what the net made of it."""
     settings = net.config.data
     transform, normalization = build(settings.evaluate_transform), build(settings.normalization)
-    count = len(data) if images is None else min(images, len(data))
-    with Progress(count, what="studying") as progress:
-        for index in range(count):
+    with Progress(len(images), what="studying") as progress:
+        for done, index in enumerate(images, start=1):
             sample = transform(data[index])
             batch = one_batch([sample], 0, _as_it_is, normalization=normalization, size_by=settings.size_by)
             with torch.no_grad(), record_offsets(net.model) as recorded:
@@ -86,7 +105,7 @@ def seen(net: Trained, data: Any, images: int | None) -> Iterator[Seen]:
             if not recorded:
                 raise ConfigError(f"{net.config.run} has no dilated or deformable layer to look at")
             yield Seen(index, sample, batch, recorded, prediction)
-            progress.update(index + 1)
+            progress.update(done)
 
 
 class Objects:
@@ -100,12 +119,9 @@ class Objects:
         self.rows += _rows_of(image, self.data, self.net.classes)
 
     def document(self) -> dict[str, Any]:
-        rows, config = self.rows, self.config
-        key = config.by or ("length" if rows and "length" in rows[0] else "size")
-        if rows and key not in (known := [known for known in KEYS if known in rows[0]]):
-            raise ConfigError(f"by={key}: these objects have {', '.join(known)}")
+        rows, key = self.rows, ordered_by(self.rows, self.config)
         layers = list(rows[0]["dilation"]) if rows else []
-        edges = list(config.bins or fifths(rows, key))
+        edges = list(self.config.bins or fifths(rows, key))
         # only drawn bodies know how long they can be
         longest = 2 * build(self.net.config.data.train).half_length[1] if key == "length" else None
         return {
@@ -114,12 +130,51 @@ class Objects:
             "object_sizes": self.data.object_source,
             "correlation": {
                 "all layers": rank_correlation(rows, key),
-                **{layer: rank_correlation(rows, key, layer) for layer in layers},
+                **{layer: rank_correlation(rows, key, partial(mean_dilation, layer=layer)) for layer in layers},
             },
             "bins": by_bins(rows, key, edges),
             "classes": by_class(rows, key),
             "objects": rows,
         }
+
+
+class Reach:
+    """How far the unit at the middle of each object looks, in px of the net's input, and how that follows its size."""
+
+    def __init__(self, net: Trained, data: Any, config: DictConfig) -> None:
+        self.net, self.data, self.config = net, data, config
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, image: Seen) -> None:
+        rows = {row["object"]: row for row in _rows_of(image, self.data, self.net.classes)}
+        last = list(image.recorded.values())[-1]
+        ids = torch.from_numpy(image.sample.objects).long()
+        units = unit_of_objects(size_at_cells(last, ids[None], image.batch.image.shape[-2:])[0])
+        units = {k: cell for k, cell in units.items() if k in rows}
+        ys, xs = last.centres()
+        fields = effective_receptive_fields(self.net.model, self.net.runtime.image(image.batch.image), units.values())
+        for (k, (y, x)), field in zip(units.items(), fields, strict=True):
+            far = reach(field, (float(ys[y]), float(xs[x])))
+            if not math.isnan(far):  # else it depends on nothing
+                self.rows.append({**rows[k], "reach": far})
+
+    def document(self) -> dict[str, Any]:
+        rows, key = self.rows, ordered_by(self.rows, self.config)
+        return {
+            "by": key,
+            "receptive_field": receptive_field(self.net.model),
+            "correlation": {"reach": rank_correlation(rows, key, itemgetter("reach"))},
+            "bins": means_by_bins(rows, key, list(self.config.bins or fifths(rows, key)), "reach"),
+            "objects": rows,
+        }
+
+
+def ordered_by(rows: Sequence[dict[str, Any]], config: DictConfig) -> str:
+    """What the objects are ordered by; raises ConfigError where it is not known of them."""
+    key = config.by or ("length" if rows and "length" in rows[0] else "size")
+    if rows and key not in (known := [known for known in KEYS if known in rows[0]]):
+        raise ConfigError(f"by={key}: these objects have {', '.join(known)}")
+    return str(key)
 
 
 def _rows_of(image: Seen, data: Any, classes: list[str]) -> list[dict[str, Any]]:
@@ -220,7 +275,7 @@ def movement(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
     trainer.iterations = min(wanted.steps or trainer.iterations, trainer.iterations)
     model = runtime.place(fresh_model(settings, len(training.classes)))
     parts = (model, batches_of(settings, training, Ranks()), build(settings.optimizer, model), build(settings.schedule))
-    image = torch.cat([one.batch.image for one in seen(net, data, wanted.images)])
+    image = torch.cat([one.batch.image for one in seen(net, data, range(min(wanted.images, len(data))))])
     found = Movement()
     with tempfile.TemporaryDirectory() as folder, found.watch(model, runtime.image(image), parts[2], wanted.every):
         trainer.train(*parts, folder=RunFolder(folder), runtime=runtime, resume="never")
@@ -232,7 +287,6 @@ def movement(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
 
 def _facts(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
     """What the numbers are numbers of."""
-    images = len(data) if config.images is None else min(config.images, len(data))
     return {
         "schema": 1,
         "variant": net.label,
@@ -242,7 +296,7 @@ def _facts(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": net.runtime.describe(),
         "command": shlex.join(["python", *sys.argv]),
-        "data": {"name": data.name, "split": data.split, "images": images},
+        "data": {"name": data.name, "split": data.split, "images": len(images_of(data, config))},
     }
 
 
@@ -251,4 +305,4 @@ def _as_it_is(sample: Sample) -> Sample:
 
 
 # what is measured in one pass over the images
-STUDIES = {"objects": Objects, "classes": Classes, "coverage": Covered, "content": Content}
+STUDIES = {"objects": Objects, "reach": Reach, "classes": Classes, "coverage": Covered, "content": Content}

@@ -24,12 +24,12 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory, train_tiny: Callable[..., N
 
 def test_every_study_and_then_the_evidence(command: Command, sweeps: Path, tmp_path: Path) -> None:
     run = sweeps / "creatures" / "deform_3"
-    studies = "studies=[objects,classes,coverage,content,movement]"
+    studies = "studies=[objects,reach,classes,coverage,content,movement]"
     code, said = command("study", f"run={run}", studies, "movement.every=2", "movement.images=1")
     assert code == 0, said
     found = {path.stem: json.loads(path.read_text()) for path in (run / "study").glob("*.json")}
-    assert sorted(found) == ["classes", "content", "coverage", "movement", "objects"]
-    assert len(list((run / "study").glob("*.png"))) == 10, "light and dark"
+    assert sorted(found) == ["classes", "content", "coverage", "movement", "objects", "reach"]
+    assert len(list((run / "study").glob("*.png"))) == 12, "light and dark"
     for document in found.values():
         assert document["variant"] == "deformable 3 layers"
         assert document["data"] == {"name": "creatures", "split": "val", "images": 3}
@@ -39,6 +39,11 @@ def test_every_study_and_then_the_evidence(command: Command, sweeps: Path, tmp_p
     assert [row["length"] for row in rows] == pytest.approx(lengths.tolist())
     assert {row["class"] for row in rows} <= {"red", "green", "blue", "yellow"}
     assert [row["seen"] for row in rows] == [row["size"] for row in rows], "no image was resized"
+    reached = found["reach"]
+    assert [row["length"] for row in reached["objects"]] == [row["length"] for row in rows], "a body spans some cell"
+    assert reached["receptive_field"] == 115, "as kernels, strides and dilations of the tiny trunk add up"
+    assert all(0 < row["reach"] < 115 for row in reached["objects"])
+    assert sum(one["objects"] for one in reached["bins"]) == len(rows)
     on_classes = found["classes"]["rows"]
     assert [row["class"] for row in on_classes[:5]] == list(data.classes)
     assert sum(row["count"] for row in on_classes) == 3 * 3 * 20 * 20, "3 images, 3 layers"
@@ -50,7 +55,8 @@ def test_every_study_and_then_the_evidence(command: Command, sweeps: Path, tmp_p
     assert {row["step"] for row in found["movement"]["steps"]} == {1, 3}
 
     page = tmp_path / "page.md"
-    shown = [f"creatures_{k}" for k in ("content", "coverage", "movement", "objects_study", "overview")]
+    kinds = ("content", "coverage", "movement", "objects_study", "overview", "reach_study")
+    shown = [f"creatures_{kind}" for kind in kinds]
     tables = ["comparison | creatures", *(f"chart | {name} | a chart" for name in shown)]
     page.write_text("".join(f"<!-- table: creatures | {words} -->\nold\n<!-- end -->\n" for words in tables))
     results, charts = tmp_path / "results", tmp_path / "charts"
@@ -67,6 +73,16 @@ def test_every_study_and_then_the_evidence(command: Command, sweeps: Path, tmp_p
     assert "| deformable 3 layers | 1 | " in page.read_text()
     assert all(f'<img src="results/{name}.png" alt="a chart">' in page.read_text() for name in shown)
     assert "old" not in page.read_text()
+
+
+def test_one_image_of_so_many_is_studied(command: Command, sweeps: Path, tmp_path: Path) -> None:
+    run = sweeps / "creatures" / "dilated_2"
+    code, said = command("study", f"run={run}", "studies=[objects]", f"output={tmp_path}", "every=2")
+    assert code == 0, said
+    document = json.loads((tmp_path / "objects.json").read_text())
+    data = Creatures("val", images=3)
+    assert document["data"]["images"] == 2
+    assert list(dict.fromkeys(row["image"] for row in document["objects"])) == [data[0].name, data[2].name]
 
 
 def test_objects_are_studied_on_scenes_that_were_not_trained_on(command: Command, sweeps: Path, tmp_path: Path) -> None:
@@ -100,7 +116,9 @@ def test_objects_are_ordered_by_the_size_that_the_net_was_given(command: Command
     "script, arguments, words",
     [
         ("study", [], "run is missing"),
-        ("study", ["studies=[colour]"], "there are objects, classes, coverage, content, movement"),
+        ("study", ["studies=[colour]"], "there are objects, reach, classes, coverage, content, movement"),
+        ("study", ["every=0"], "every is 0; it must be a whole number, 1 or more"),
+        ("study", ["images=0"], "images is 0; it must be a whole number, 1 or more"),
         ("study", ["studies=[content]", "shift=12"], "multiple of 8"),
         ("study", ["studies=[objects]", "by=area", "images=1"], "by=area: these objects have length, size, seen"),
         ("evidence", ["name=nothing"], "no folder nothing"),

@@ -3,9 +3,16 @@
 from seg.analysis.bins import record_bins
 from seg.analysis.complexity import cost, flops, parameters, peak_memory, seconds_per_image
 from seg.analysis.dilation import DilationBySize, effective_dilation
-from seg.analysis.objects import object_rows
+from seg.analysis.objects import object_rows, unit_of_objects
 from seg.analysis.offsets import Recorded, offset_statistics, record_offsets
-from seg.analysis.receptive_field import effective_receptive_field, effective_sampling_locations, node_features
+from seg.analysis.receptive_field import (
+    effective_receptive_field,
+    effective_receptive_fields,
+    effective_sampling_locations,
+    node_features,
+    reach,
+    receptive_field,
+)
 from seg.analysis.saliency import Saliency, saliency_region
 from seg.analysis.sampling import sampling_points, sampling_tree
 
@@ -16,6 +23,7 @@ __all__ = [
     "cost",
     "effective_dilation",
     "effective_receptive_field",
+    "effective_receptive_fields",
     "effective_sampling_locations",
     "flops",
     "node_features",
@@ -23,10 +31,13 @@ __all__ = [
     "offset_statistics",
     "parameters",
     "peak_memory",
+    "reach",
+    "receptive_field",
     "record_bins",
     "record_offsets",
     "saliency_region",
     "sampling_points",
     "sampling_tree",
     "seconds_per_image",
+    "unit_of_objects",
 ]

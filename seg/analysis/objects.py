@@ -49,6 +49,21 @@ def accuracy_of_objects(prediction: Tensor, label: Tensor, objects: Tensor) -> t
     return kinds.argmax(1) if count else kinds.sum(1), kinds.sum(1), right / kinds.sum(1)
 
 
+def unit_of_objects(under: Tensor) -> dict[int, tuple[int, int]]:
+    """The cell (y, x) on each object that is nearest to the mean of the object's cells; objects without one are out.
+
+    under: int64 [h, w], the object under the centre of each cell: 0 = none, k = object k, -1 = unknown
+    """
+    found = {}
+    for k in under.clamp(min=0).unique().tolist():
+        if k:
+            cells = (under == k).nonzero()
+            distances = (cells - cells.double().mean(0)).norm(dim=1)
+            y, x = cells[distances.argmin()].tolist()
+            found[k] = (y, x)
+    return found
+
+
 def object_rows(
     name: str,
     recorded: Mapping[str, Recorded],

@@ -1,7 +1,8 @@
 """What a unit depends on: gradients with respect to the image, and with respect to where its taps look."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 
 import torch
@@ -17,6 +18,11 @@ def node_features(model: nn.Module, image: Tensor, node: str, cell: Sequence[int
 
     raises: ValueError where there is no such module or cell
     """
+    return _at(_node_map(model, image, node), node, cell)
+
+
+def _node_map(model: nn.Module, image: Tensor, node: str) -> Tensor:
+    """The output [N, C, h, w] of the module called `node`."""
     kept: list[Tensor] = []
     try:
         module = model.get_submodule(node)
@@ -27,11 +33,15 @@ def node_features(model: nn.Module, image: Tensor, node: str, cell: Sequence[int
         model(image)
     finally:
         handle.remove()
-    h, w = kept[0].shape[-2:]
+    return kept[0]
+
+
+def _at(features: Tensor, node: str, cell: Sequence[int]) -> Tensor:
+    h, w = features.shape[-2:]
     y, x = cell
     if not (0 <= y < h and 0 <= x < w):
         raise ValueError(f"cell ({y}, {x}) is not in the {h}x{w} map of {node!r}")
-    return kept[0][..., y, x]
+    return features[..., y, x]
 
 
 def effective_receptive_field(model: nn.Module, image: Tensor, cell: Sequence[int], *, node: str = "trunk") -> Tensor:
@@ -42,11 +52,75 @@ def effective_receptive_field(model: nn.Module, image: Tensor, cell: Sequence[in
     The model is used in the mode it is in; evaluation mode is meant.
     source:   arXiv:1811.11168, section 2.1
     """
+    return next(effective_receptive_fields(model, image, [cell], node=node))
+
+
+def effective_receptive_fields(
+    model: nn.Module, image: Tensor, cells: Iterable[Sequence[int]], *, node: str = "trunk"
+) -> Iterator[Tensor]:
+    """`effective_receptive_field` of each of the cells, from one forward pass."""
     pixels = image.detach().clone().requires_grad_()
     with torch.enable_grad():
-        response = node_features(model, pixels, node, cell).sum()
-        (gradient,) = torch.autograd.grad(response, pixels)
-    return gradient[0].abs().mean(0)
+        features = _node_map(model, pixels, node)
+    for cell in cells:
+        chosen = torch.zeros_like(features)
+        _at(chosen, node, cell).fill_(1)
+        (gradient,) = torch.autograd.grad(features, pixels, chosen, retain_graph=True)
+        yield gradient[0].abs().mean(0)
+
+
+def reach(field: Tensor, place: Sequence[float]) -> float:
+    """Mean distance in px between a unit's place and the pixels that it depends on, weighted by how strongly.
+
+    field: [H, W], an `effective_receptive_field`; place: (y, x) of the unit in px, pixel centres at whole numbers
+    A unit that depends on nothing has no reach: NaN.
+    """
+    rows, columns = (
+        torch.arange(count, device=field.device) - at for count, at in zip(field.shape, place, strict=True)
+    )
+    weights = field.double()
+    return float((weights * torch.hypot(rows.double()[:, None], columns.double())).sum() / weights.sum())
+
+
+def receptive_field(model: nn.Module, *, node: str = "trunk") -> int:
+    """Side in px of the square that a unit of `node` can depend on at all, as long as no offset moves a tap.
+
+    Followed through a copy whose weights are all positive, so that no two paths cancel each other.
+    raises: ValueError where there is no such module, or it looks at the whole image, as a pooled branch does
+    """
+    copy = _all_positive(model)
+    for size in (256, 512, 1024, 2048, 4096, 8192):
+        side = _side(copy, size, node)
+        if side <= size // 2:  # else the image's edge may have cut it
+            return side
+    raise ValueError(f"a unit of {node!r} depends on the whole image")
+
+
+def _all_positive(model: nn.Module) -> nn.Module:
+    copy = deepcopy(model).eval()
+    for module in copy.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()  # and its running statistics: the identity
+        elif isinstance(module, nn.Conv2d):
+            nn.init.constant_(module.weight, 1 / module.weight[0].numel())
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for name, child in module.named_children():
+            if isinstance(child, nn.MaxPool2d):  # it would pass the gradient to one of its pixels
+                setattr(module, name, nn.AvgPool2d(child.kernel_size, child.stride, child.padding, child.ceil_mode))
+    for _, layer, _ in replaced_layers(copy):
+        for value in layer.offset.parameters() if isinstance(layer, Sampling) else ():
+            nn.init.zeros_(value)
+    return copy
+
+
+def _side(model: nn.Module, size: int, node: str) -> int:
+    """Rows of an image that the unit in its middle depends on; columns are alike, and the image has few."""
+    image = torch.ones(1, 3, size, 64, device=next(model.parameters()).device)
+    with torch.no_grad():
+        h, w = _node_map(model, image, node).shape[-2:]
+    rows = effective_receptive_field(model, image, (h // 2, w // 2), node=node).sum(1).nonzero()
+    return int(rows.max() - rows.min()) + 1
 
 
 def effective_sampling_locations(

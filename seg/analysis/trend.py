@@ -24,14 +24,19 @@ def mean_dilation(row: Row, layer: str | None = None) -> float | None:
 
 
 def rank_correlation(
-    rows: Sequence[Row], key: str, layer: str | None = None, *, resamples: int = RESAMPLES, seed: int = 0
+    rows: Sequence[Row],
+    key: str,
+    read: Callable[[Row], float | None] = mean_dilation,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> dict[str, float | int | None]:
-    """Spearman's correlation of effective dilation and row[key], with a 95 % interval over resampled images.
+    """Spearman's correlation of what is read of each row and row[key], with a 95 % interval over resampled images.
 
-    layer:   None for the mean over layers
+    read:    None for a row that is left out
     returns: rho, low, high (None below 3 objects, or where one of the two is constant), objects, images
     """
-    known = [(row["image"], row[key], value) for row in rows if (value := mean_dilation(row, layer)) is not None]
+    known = [(row["image"], row[key], value) for row in rows if (value := read(row)) is not None]
     images = [image for image, _, _ in known]
     x, y = (np.array([row[i] for row in known], dtype=np.float64) for i in (1, 2))
     rho = _spearman(x, y)
@@ -39,36 +44,47 @@ def rank_correlation(
     return {"rho": rho, "low": low, "high": high, "objects": len(known), "images": len(set(images))}
 
 
+def means_by_bins(
+    rows: Sequence[Row], key: str, edges: Sequence[float], what: str, *, resamples: int = RESAMPLES, seed: int = 0
+) -> list[dict[str, Any]]:
+    """For each of the bins of row[key], edges[i] <= value < edges[i + 1] (the last one with its upper edge): how many
+    objects, and the mean of row[what] with a 95 % interval over images. None where there is nothing to average."""
+    bins = zip(itertools.pairwise(edges), _binned(rows, key, edges), strict=True)
+    return [
+        {"from": float(start), "to": float(stop), **_average(inside, what, resamples, seed)}
+        for (start, stop), inside in bins
+    ]
+
+
 def by_bins(
     rows: Sequence[Row], key: str, edges: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """For each of the bins of row[key], edges[i] <= value < edges[i + 1] (the last one with its upper edge): how many
-    objects, their mean accuracy with a 95 % interval over images, the share of pixels that are right, mean effective
-    dilation of each layer. None where there is nothing to average."""
-    found = []
-    for start, stop in itertools.pairwise(edges):
-        last = stop == edges[-1]
-        inside = [row for row in rows if start <= row[key] < stop or (last and row[key] == stop)]
-        found.append({"from": float(start), "to": float(stop), **_accuracy(inside, resamples, seed)})
-        found[-1]["dilation"] = {layer: _mean(mean_dilation(row, layer) for row in inside) for layer in _layers(rows)}
+    """`means_by_bins` of accuracy; the share of pixels that are right, and each layer's mean effective dilation."""
+    found = means_by_bins(rows, key, edges, "accuracy", resamples=resamples, seed=seed)
+    for one, inside in zip(found, _binned(rows, key, edges), strict=True):
+        pixels = sum(row["pixels"] for row in inside)
+        right = sum(row["accuracy"] * row["pixels"] for row in inside)
+        one["pixel_accuracy"] = right / pixels if inside else None
+        one["dilation"] = {layer: _mean(mean_dilation(row, layer) for row in inside) for layer in _layers(rows)}
     return found
 
 
-def _accuracy(rows: Sequence[Row], resamples: int, seed: int) -> dict[str, Any]:
-    accuracy = np.array([row["accuracy"] for row in rows], dtype=np.float64)
-    pixels = np.array([row["pixels"] for row in rows], dtype=np.float64)
+def _binned(rows: Sequence[Row], key: str, edges: Sequence[float]) -> list[list[Row]]:
+    last = edges[-1] if edges else None
+    return [
+        [row for row in rows if start <= row[key] < stop or row[key] == stop == last]
+        for start, stop in itertools.pairwise(edges)
+    ]
+
+
+def _average(rows: Sequence[Row], what: str, resamples: int, seed: int) -> dict[str, Any]:
+    values = np.array([row[what] for row in rows], dtype=np.float64)
 
     def mean(chosen: NDArray[np.int64]) -> float:
-        return float(accuracy[chosen].mean())
+        return float(values[chosen].mean())
 
     low, high = _interval([row["image"] for row in rows], mean, resamples, seed)
-    return {
-        "objects": len(rows),
-        "accuracy": float(accuracy.mean()) if rows else None,
-        "low": low,
-        "high": high,
-        "pixel_accuracy": float((accuracy * pixels).sum() / pixels.sum()) if rows else None,
-    }
+    return {"objects": len(rows), what: float(values.mean()) if rows else None, "low": low, "high": high}
 
 
 def by_class(rows: Sequence[Row], key: str) -> list[dict[str, Any]]:

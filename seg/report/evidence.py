@@ -133,7 +133,7 @@ def _studies(sweep: str, run: Run) -> list[dict[str, Any]]:
         document = dict(mapping(load(path), path, "the file"))
         if document.get("schema") != 1:
             raise DataError(f"{path}: schema is {document.get('schema')!r}, expected 1; study the run again")
-        if path.stem == "objects":
+        if "objects" in document:
             if not is_fixed(document["variant"]):  # whose dilation is the same everywhere
                 document["points"] = [[round(x, 3), round(y, 4)] for x, y in studies.points(document).tolist()]
             del document["objects"]
@@ -154,14 +154,15 @@ def _dilation(variants: Sequence[Variant]) -> list[Panel]:
 
 
 def _study_charts(found: Sequence[Mapping[str, Any]]) -> dict[str, list[Panel]]:
-    """A chart for each kind of study, of the first net that adapts; objects by length for all nets of one set."""
+    """A chart for each kind of study, of the first net that adapts; what is by length for all nets of one set."""
     charts: dict[str, list[Panel]] = {}
     for study in found:
-        if study["study"] != "objects" and study["study"] not in charts and not is_fixed(study["variant"]):
+        if "bins" not in study and study["study"] not in charts and not is_fixed(study["variant"]):
             charts[study["study"]] = studies.PANELS[study["study"]](study)
-    for of in dict.fromkeys(study["of"] for study in found if study["study"] == "objects"):
-        same = [study for study in found if study["study"] == "objects" and study["of"] == of]
+    for kind, of in dict.fromkeys((study["study"], study["of"]) for study in found if "bins" in study):
+        same = [study for study in found if (study["study"], study["of"]) == (kind, of)]
         first = list({study["variant"]: study for study in reversed(same)}.values())[::-1]
         adapting = [study for study in first if not is_fixed(study["variant"])]
-        charts[f"objects_{of}"] = [*map(studies.scatter, adapting[:1]), studies.accuracy_by_length(first)]
+        lines = studies.by_length(first, "accuracy" if kind == "objects" else kind)
+        charts[f"{kind}_{of}"] = [*map(studies.scatter, adapting[:1]), lines]
     return charts

@@ -148,6 +148,23 @@ def lengths(document: Document, of: str) -> str:
     return as_markdown(Table(of, tuple(columns), tuple(rows), corner=f"{studies[0]['by']} (objects)"))
 
 
+def reach(document: Document, of: str) -> str:
+    """The receptive field without offsets, mean reach in bins of length or size, and its rank correlation with it."""
+    studies = _studies(document, "reach", of)
+    bins = [(one["from"], one["to"], one["objects"]) for one in studies[0]["bins"]]
+    rows = []
+    for study in studies:
+        cells = [str(study["receptive_field"])]
+        cells += [with_interval(one, "reach", digits=0) or MISSING for one in study["bins"]]
+        cells.append(_interval(study["correlation"]["reach"], "rho"))
+        rows.append((f"{study['variant']}, seed {study['seed']}", tuple(map(Cell, cells))))
+    columns = [f"{start:.0f} to {stop:.0f} px ({count})" for start, stop, count in bins]
+    names = ("receptive field", *columns, "rank correlation")
+    return as_markdown(
+        Table(of, tuple(("", name) for name in names), tuple(rows), corner=f"{studies[0]['by']} (objects)")
+    )
+
+
 def classes(document: Document, of: str) -> str:
     """Effective dilation of the filters on each class by layer, mean ± standard deviation, and their number."""
     study = _adaptive(document, "classes", of)
@@ -249,6 +266,7 @@ TABLES: Mapping[str, Callable[..., str]] = {
     "movement": movement,
     "object_classes": object_classes,
     "provenance": provenance,
+    "reach": reach,
 }
 
 

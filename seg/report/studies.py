@@ -20,18 +20,24 @@ Document = Mapping[str, Any]
 
 
 def points(document: Document) -> np.ndarray:
-    """[objects, 2]: length or size, and effective dilation averaged over layers; objects without a filter are out."""
+    """[objects, 2]: length or size, and the reach, or else effective dilation averaged over the layers with a filter
+    on the object; objects without one are out."""
     if "points" in document:
         return np.array(document["points"]).reshape(-1, 2)
-    rows = [
-        (row[document["by"]], [v for v in row["dilation"].values() if v is not None]) for row in document["objects"]
+    known = [
+        (
+            row[document["by"]],
+            [row["reach"]] if "reach" in row else [v for v in row["dilation"].values() if v is not None],
+        )
+        for row in document["objects"]
     ]
-    return np.array([(size, np.mean(values)) for size, values in rows if values]).reshape(-1, 2)
+    return np.array([(size, np.mean(values)) for size, values in known if values]).reshape(-1, 2)
 
 
 def scatter(document: Document) -> Panel:
-    """Effective dilation of each object, averaged over layers, against its length or size."""
-    key, found = document["by"], document["correlation"]["all layers"]
+    """Effective dilation of each object, averaged over layers, or its reach, against its length or size."""
+    key, found = document["by"], next(iter(document["correlation"].values()))
+    what, unit = ("reach", "px") if "reach" in document["correlation"] else ("effective dilation", "cells")
     shown = points(document)
 
     def draw(axes: Axes, theme: Theme) -> None:
@@ -40,17 +46,18 @@ def scatter(document: Document) -> Panel:
         grid(axes, theme)
         _plain_ticks(axes, shown[:, 0])
         axes.set_xlabel(_of_the_object(key))
-        axes.set_ylabel("effective dilation, cells")
+        axes.set_ylabel(f"{what}, {unit}")
 
     return Panel(
         f"One dot an object: ρ = {_correlation(found)}",
-        f"Effective dilation against {key} of {found['objects']} objects, rank correlation {_correlation(found)}",
+        f"{what.capitalize()} against {key} of {found['objects']} objects, rank correlation {_correlation(found)}",
         draw,
     )
 
 
-def accuracy_by_length(documents: Sequence[Document]) -> Panel:
-    """Mean accuracy of the objects in each bin of length, a line for each net; bars are 95 % intervals over images.
+def by_length(documents: Sequence[Document], what: str) -> Panel:
+    """The mean accuracy, or reach, of the objects in each bin of length, a line for each net; bars are 95 % intervals
+    over images.
 
     A dashed line marks where the training's objects end, if some are longer.
     """
@@ -59,10 +66,10 @@ def accuracy_by_length(documents: Sequence[Document]) -> Panel:
 
     def draw(axes: Axes, theme: Theme) -> None:
         for index, (document, role) in enumerate(zip(documents, _roles(documents), strict=True)):
-            bins = [one for one in document["bins"] if one["accuracy"] is not None]
+            bins = [one for one in document["bins"] if one[what] is not None]
             x = [(one["from"] * one["to"]) ** 0.5 * 1.015 ** (index - len(documents) / 2) for one in bins]
-            y = np.array([one["accuracy"] for one in bins])
-            low, high = (np.array([v if (v := one[k]) is not None else one["accuracy"] for one in bins]) for k in ENDS)
+            y = np.array([one[what] for one in bins])
+            low, high = (np.array([v if (v := one[k]) is not None else one[what] for one in bins]) for k in ENDS)
             axes.errorbar(x, y, [y - low, high - y], fmt="none", ecolor=theme[role], alpha=0.5, elinewidth=1.5)
             axes.plot(x, y, "o-", color=theme[role], markersize=5, linewidth=1.8, label=document["variant"])
         if longest:
@@ -71,11 +78,11 @@ def accuracy_by_length(documents: Sequence[Document]) -> Panel:
         grid(axes, theme)
         _plain_ticks(axes, [edge for document in documents for one in document["bins"] for edge in _edges(one)])
         axes.set_xlabel(_of_the_object(key) + ("; dashes: the longest in training" if longest else ""))
-        axes.set_ylabel("accuracy")
+        axes.set_ylabel("reach, px" if what == "reach" else what)
         _legend(axes, theme)
 
-    what = "length" if key == "length" else "size"
-    return Panel(f"Accuracy by {what}", f"Accuracy of objects by {what}: {_names(documents)}", draw)
+    by = "length" if key == "length" else "size"
+    return Panel(f"{what.capitalize()} by {by}", f"{what.capitalize()} of objects by {by}: {_names(documents)}", draw)
 
 
 def lengths_of_moves(document: Document) -> Panel:
@@ -222,7 +229,11 @@ def classes(document: Document) -> Panel:
 
 
 def _objects(document: Document) -> list[Panel]:
-    return [scatter(document), accuracy_by_length([document])]
+    return [scatter(document), by_length([document], "accuracy")]
+
+
+def _reach(document: Document) -> list[Panel]:
+    return [scatter(document), by_length([document], "reach")]
 
 
 def _coverage(document: Document) -> list[Panel]:
@@ -239,6 +250,7 @@ def _movement(document: Document) -> list[Panel]:
 
 PANELS: Mapping[str, Callable[[Document], list[Panel]]] = {
     "objects": _objects,
+    "reach": _reach,
     "classes": lambda document: [classes(document)],
     "coverage": _coverage,
     "content": _content,
@@ -266,12 +278,12 @@ def _names(documents: Sequence[Document]) -> str:
     return ", ".join(str(document["variant"]) for document in documents)
 
 
-def with_interval(found: Mapping[str, Any], key: str) -> str | None:
+def with_interval(found: Mapping[str, Any], key: str, digits: int = 2) -> str | None:
     """A number and its 95 % interval as a person writes them; None where there is none."""
     if found[key] is None:
         return None
-    ends = "" if found["low"] is None else f" ({found['low']:.2f} to {found['high']:.2f})"
-    return f"{found[key]:.2f}{ends}".replace("-", "−")
+    ends = "" if found["low"] is None else f" ({found['low']:.{digits}f} to {found['high']:.{digits}f})"
+    return f"{found[key]:.{digits}f}{ends}".replace("-", "−")
 
 
 def _correlation(found: Mapping[str, Any]) -> str:

@@ -1,13 +1,16 @@
 """Objects as rows, and how they follow size, against slow loops, scipy and closed forms."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor
 
-from seg.analysis import Recorded, effective_dilation, object_rows
-from seg.analysis.trend import by_bins, by_class, fifths, rank_correlation
+from seg.analysis import Recorded, effective_dilation, object_rows, unit_of_objects
+from seg.analysis.trend import by_bins, by_class, fifths, mean_dilation, means_by_bins, rank_correlation
 from seg.models import Cells
 
 
@@ -75,6 +78,20 @@ def test_objects_are_read_where_filters_lie_in_a_resized_image() -> None:
     assert row["dilation"]["layer"] == pytest.approx(float(values[0, 0, 0, 1]))
 
 
+def test_the_unit_of_an_object_is_its_cell_nearest_to_its_middle() -> None:
+    under = torch.zeros(7, 9, dtype=torch.int64)
+    under[1:4, 2:7] = 3
+    under[6, 8] = 1
+    under[5, 0] = -1
+    under[0], under[4:6, 4] = 2, 2  # the mean of an object can lie beside it
+    assert unit_of_objects(under) == {1: (6, 8), 2: (0, 4), 3: (2, 4)}
+    assert unit_of_objects(torch.full((2, 2), -1)) == {}
+
+
+def in_layer(name: str) -> Callable[[dict], float | None]:
+    return partial(mean_dilation, layer=name)
+
+
 def table(images: int = 30, each: int = 4, slope: float = 1.0) -> list[dict]:
     rng = np.random.default_rng(0)
     rows = []
@@ -98,7 +115,7 @@ def table(images: int = 30, each: int = 4, slope: float = 1.0) -> list[dict]:
 
 def test_the_rank_correlation_is_scipys_and_lies_in_its_interval() -> None:
     rows = table()
-    found = rank_correlation(rows, "size", "x")
+    found = rank_correlation(rows, "size", in_layer("x"))
     expected = stats.spearmanr([row["size"] for row in rows], [row["dilation"]["x"] for row in rows]).statistic
     assert found["rho"] == pytest.approx(expected)
     assert found["low"] < found["rho"] < found["high"]
@@ -107,23 +124,23 @@ def test_the_rank_correlation_is_scipys_and_lies_in_its_interval() -> None:
 
 def test_the_interval_is_as_wide_as_that_of_independent_objects_where_they_are() -> None:
     """For independent pairs and few of them correlated, the standard error of rho is about 1 / sqrt(n - 1)."""
-    found = rank_correlation(table(100, 4, slope=0.0), "size", "x")
+    found = rank_correlation(table(100, 4, slope=0.0), "size", in_layer("x"))
     assert found["high"] - found["low"] == pytest.approx(2 * 1.96 / np.sqrt(399), rel=0.2)
 
 
 def test_copies_within_an_image_narrow_no_interval() -> None:
     once = table(40, 2, slope=0.0)
     copied = [row for row in once for _ in range(9)]
-    a, b = (rank_correlation(rows, "size", "x") for rows in (once, copied))
+    a, b = (rank_correlation(rows, "size", in_layer("x")) for rows in (once, copied))
     assert a["high"] - a["low"] == pytest.approx(b["high"] - b["low"], rel=0.05)
 
 
 def test_nothing_constant_and_nothing_tiny_has_a_correlation() -> None:
     rows = table()
-    assert rank_correlation(rows, "size", "y")["rho"] is None
-    assert rank_correlation(rows, "size", "y")["objects"] == 90
-    assert rank_correlation(rows[:2], "size", "x")["rho"] is None
-    assert rank_correlation([], "size", "x")["objects"] == 0
+    assert rank_correlation(rows, "size", in_layer("y"))["rho"] is None
+    assert rank_correlation(rows, "size", in_layer("y"))["objects"] == 90
+    assert rank_correlation(rows[:2], "size", in_layer("x"))["rho"] is None
+    assert rank_correlation([], "size", in_layer("x"))["objects"] == 0
 
 
 def test_bins_hold_every_object_once_and_average_what_is_in_them() -> None:
@@ -137,6 +154,14 @@ def test_bins_hold_every_object_once_and_average_what_is_in_them() -> None:
     assert bins[1]["pixel_accuracy"] == pytest.approx(right / sum(row["pixels"] for row in inside))
     assert bins[1]["low"] < bins[1]["accuracy"] < bins[1]["high"]
     assert bins[1]["dilation"] == {"x": pytest.approx(np.mean([row["dilation"]["x"] for row in inside])), "y": 2.0}
+
+
+def test_means_by_bins_average_any_value_of_the_rows() -> None:
+    rows = [{**row, "reach": 2 * row["size"]} for row in table()]
+    edges = fifths(rows, "size")
+    for one in means_by_bins(rows, "size", edges, "reach"):
+        assert 2 * one["from"] <= one["low"] <= one["reach"] <= one["high"] <= 2 * one["to"]
+    assert means_by_bins([], "size", [], "reach") == []
 
 
 def test_an_empty_bin_has_no_numbers() -> None:

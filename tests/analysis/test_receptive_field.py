@@ -1,11 +1,23 @@
 """Gradients of units against finite differences and against nets whose dependence is known."""
 
+import math
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from seg.analysis import effective_receptive_field, effective_sampling_locations, node_features, saliency_region
-from seg.models import Cells, DeepLab, Deform, Dilated, Modulated, tiny
+from seg.analysis import (
+    effective_receptive_field,
+    effective_receptive_fields,
+    effective_sampling_locations,
+    node_features,
+    reach,
+    receptive_field,
+    saliency_region,
+)
+from seg.models import Cells, DeepLab, Deform, Dilated, Modulated, resnet18, tiny
 
 
 class OneLayer(nn.Module):
@@ -49,6 +61,49 @@ def test_the_field_of_a_net_equals_finite_differences() -> None:
             up, down = (node_features(model, x + s, "trunk", (2, 1)).sum() for s in (step, -step))
             slopes.append(float((up - down).detach().abs()) / 2e-6)
         assert float(field[y, column]) == pytest.approx(sum(slopes) / 3, rel=1e-4)
+
+
+def test_fields_of_several_cells_are_those_of_each() -> None:
+    model = DeepLab(tiny(Deform), 3).eval()
+    cells = [(0, 0), (2, 1), (3, 3)]
+    for cell, field in zip(cells, effective_receptive_fields(model, image(32, 32), cells), strict=True):
+        torch.testing.assert_close(field, effective_receptive_field(model, image(32, 32), cell))
+
+
+def test_reach_is_the_mean_distance_of_what_counts() -> None:
+    field = torch.zeros(20, 30)
+    field[4, 5] = 3.0  # 5 px from the unit
+    field[7, 12] = 1.0  # 3 px
+    assert reach(field, (7, 9)) == pytest.approx((3 * 5 + 1 * 3) / 4)
+    assert reach(5 * field, (7, 9)) == pytest.approx(reach(field, (7, 9)))
+    assert reach(field.roll(3, 1), (7, 12)) == pytest.approx(reach(field, (7, 9)))
+    assert math.isnan(reach(torch.zeros(4, 4), (1, 1)))
+
+
+@pytest.mark.parametrize("conv", [partial(Dilated, dilation=4), Deform, partial(Modulated, dilation=1)])
+@pytest.mark.parametrize("trunk", [tiny, partial(resnet18, output_stride=8)])
+def test_the_receptive_field_follows_from_kernels_strides_and_dilations(
+    trunk: Callable[..., nn.Module], conv: Callable[..., nn.Module]
+) -> None:
+    """side = 1 + sum over layers of (kernel - 1) x dilation x the stride of the map that it reads."""
+    model = DeepLab(trunk(conv), 3)
+    side = stride = 1
+    for name, layer in model.trunk.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d) and not name.endswith(("offset", "downsample.0")):
+            kernel, dilation, step = (
+                nn.modules.utils._pair(v)[0] for v in (layer.kernel_size, layer.dilation, layer.stride)
+            )
+            side += (kernel - 1) * dilation * stride
+            stride *= step
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert receptive_field(model) == side
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "a copy was changed"
+
+
+def test_what_looks_everywhere_has_no_receptive_field() -> None:
+    model = OneLayer(nn.Sequential(Dilated(3, 5, dilation=1), nn.AdaptiveAvgPool2d(1)))
+    with pytest.raises(ValueError, match="'trunk.conv' depends on the whole image"):
+        receptive_field(model, node="trunk.conv")
 
 
 def test_sampling_locations_have_the_gradient_of_their_positions() -> None:
