@@ -47,6 +47,8 @@ def scatter(document: Document) -> Panel:
         _plain_ticks(axes, shown[:, 0])
         axes.set_xlabel(_of_the_object(key))
         axes.set_ylabel(f"{what}, {unit}")
+        if what == "reach":
+            axes.set_ylim(bottom=0)
 
     return Panel(
         f"One dot an object: ρ = {_correlation(found)}",
@@ -79,6 +81,8 @@ def by_length(documents: Sequence[Document], what: str) -> Panel:
         _plain_ticks(axes, [edge for document in documents for one in document["bins"] for edge in _edges(one)])
         axes.set_xlabel(_of_the_object(key) + ("; dashes: the longest in training" if longest else ""))
         axes.set_ylabel("reach, px" if what == "reach" else what)
+        if what == "reach":
+            axes.set_ylim(bottom=0)
         _legend(axes, theme)
 
     by = "length" if key == "length" else "size"
