@@ -286,8 +286,9 @@ def with_interval(found: Mapping[str, Any], key: str, digits: int = 2) -> str | 
     """A number and its 95 % interval as a person writes them; None where there is none."""
     if found[key] is None:
         return None
-    value, low, high = (None if found[name] is None else f"{found[name]:z.{digits}f}" for name in (key, *ENDS))
-    return f"{value}{'' if low is None else f' ({low} to {high})'}".replace("-", "−")
+    # an end keeps the sign of a zero: it says whether the interval reaches across
+    ends = "" if found["low"] is None else f" ({found['low']:.{digits}f} to {found['high']:.{digits}f})"
+    return f"{found[key]:z.{digits}f}{ends}".replace("-", "−")
 
 
 def _correlation(found: Mapping[str, Any]) -> str:

@@ -150,7 +150,7 @@ def test_reach_has_a_row_for_each_net_beside_its_receptive_field(kept: Path) -> 
         {"from": 7.8, "to": 20.2, "objects": 12, "reach": 17.4, "low": 16.6, "high": 18.3},
         {"from": 20.2, "to": 40.0, "objects": 0, "reach": None, "low": None, "high": None},
     ]
-    found = {"reach": {"rho": 0.5, "low": -0.001, "high": 0.75}}
+    found = {"reach": {"rho": -0.001, "low": -0.002, "high": 0.75}}
     facts = {"study": "reach", "of": "study", "by": "size", "bins": bins, "correlation": found}
     studies = [
         {"variant": label, "seed": seed, "receptive_field": side, **facts}
@@ -159,7 +159,7 @@ def test_reach_has_a_row_for_each_net_beside_its_receptive_field(kept: Path) -> 
     (kept / "streets.json").write_text(json.dumps({"studies": studies}))
     head, _, fixed, adapts = table(kept, "streets | reach | study")
     assert head == ["size (objects)", "receptive field", "8 to 20 px (12)", "20 to 40 px (0)", "rank correlation"]
-    assert fixed == ["dilated 4, seed 0", "211", "17 (17 to 18)", "–", "0.50 (0.00 to 0.75)"], "no minus zero"
+    assert fixed == ["dilated 4, seed 0", "211", "17 (17 to 18)", "–", "0.00 (−0.00 to 0.75)"], "an end tells its side"
     assert adapts[:2] == ["deformable, seed 1", "115"]
 
 
