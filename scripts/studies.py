@@ -6,11 +6,12 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from build import build
@@ -48,14 +49,40 @@ from seg.report.studies import PANELS
 KEYS = ("length", "size", "seen")  # what objects may be ordered by
 
 
-class Seen(NamedTuple):
-    """An image and what the net made of it."""
+@dataclass(frozen=True)
+class Seen:
+    """An image of a data set and what the net made of it."""
 
+    data: Any
+    classes: list[str]
     index: int
     sample: Sample
     batch: Batch
     recorded: dict[str, Recorded]
     prediction: torch.Tensor  # int64 [H, W]
+
+    @cached_property
+    def objects(self) -> torch.Tensor:
+        """int64 [H, W]; raises ConfigError where the data tell of none."""
+        if self.sample.objects is None:
+            raise ConfigError(f"{self.data.name} {self.data.split} tells of no objects in {self.sample.name}")
+        return torch.from_numpy(self.sample.objects).long()
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each object, as several studies need them."""
+        size, label = self.batch.size[0], self.batch.label[0]
+        shape = self.batch.image.shape[-2:]
+        rows = object_rows(self.sample.name, self.recorded, self.prediction, label, self.objects, size, shape)
+        ratio = shape[0] / (label.shape[0] * self.sample.pixel)
+        # only drawn bodies know their length
+        lengths = 2 * self.data.lengths(self.index) if hasattr(self.data, "lengths") else None
+        for row in rows:
+            row["class"] = self.classes[row["class"]]
+            row["seen"] = row["size"] * ratio  # as the net was given it: images of all sizes may be brought to one
+            if lengths is not None:
+                row["length"] = float(lengths[row["object"] - 1])
+        return rows
 
 
 def study(trained: DictConfig, config: DictConfig, output: Path) -> list[Path]:
@@ -70,7 +97,7 @@ def study(trained: DictConfig, config: DictConfig, output: Path) -> list[Path]:
     data = build(net.config.data.evaluate)
     make_folder(output)
     over_images = {name: STUDIES[name](net, data, config) for name in config.studies if name in STUDIES}
-    for image in seen(net, data, images_of(data, config)) if over_images else ():
+    for image in seen(net, data, images_of(data, config, config.every)) if over_images else ():
         for found in over_images.values():
             found.add(image)
     written = []
@@ -84,12 +111,12 @@ def study(trained: DictConfig, config: DictConfig, output: Path) -> list[Path]:
     return written
 
 
-def images_of(data: Any, config: DictConfig) -> range:
-    """The numbers of the images that are studied; raises ConfigError for none."""
-    check_whole("every", config.every, 1)
+def images_of(data: Any, config: DictConfig, every: int = 1) -> range:
+    """The numbers of the first `config.images` images, or of all, one of so many; raises ConfigError for none."""
+    check_whole("every", every, 1)
     if config.images is not None:
         check_whole("images", config.images, 1)
-    return range(0, len(data) if config.images is None else min(config.images, len(data)), config.every)
+    return range(0, len(data) if config.images is None else min(config.images, len(data)), every)
 
 
 def seen(net: Trained, data: Any, images: Sequence[int]) -> Iterator[Seen]:
@@ -104,7 +131,7 @@ def seen(net: Trained, data: Any, images: Sequence[int]) -> Iterator[Seen]:
                 prediction = forward(net.model, batch, net.runtime).argmax(1)[0].cpu()
             if not recorded:
                 raise ConfigError(f"{net.config.run} has no dilated or deformable layer to look at")
-            yield Seen(index, sample, batch, recorded, prediction)
+            yield Seen(data, net.classes, index, sample, batch, recorded, prediction)
             progress.update(done)
 
 
@@ -116,12 +143,11 @@ class Objects:
         self.rows: list[dict[str, Any]] = []
 
     def add(self, image: Seen) -> None:
-        self.rows += _rows_of(image, self.data, self.net.classes)
+        self.rows += image.rows
 
     def document(self) -> dict[str, Any]:
-        rows, key = self.rows, ordered_by(self.rows, self.config)
+        rows, (key, edges) = self.rows, ordering(self.rows, self.config)
         layers = list(rows[0]["dilation"]) if rows else []
-        edges = list(self.config.bins or fifths(rows, key))
         # only drawn bodies know how long they can be
         longest = 2 * build(self.net.config.data.train).half_length[1] if key == "length" else None
         return {
@@ -142,14 +168,13 @@ class Reach:
     """How far the unit at the middle of each object looks, in px of the net's input, and how that follows its size."""
 
     def __init__(self, net: Trained, data: Any, config: DictConfig) -> None:
-        self.net, self.data, self.config = net, data, config
+        self.net, self.config = net, config
         self.rows: list[dict[str, Any]] = []
 
     def add(self, image: Seen) -> None:
-        rows = {row["object"]: row for row in _rows_of(image, self.data, self.net.classes)}
+        rows = {row["object"]: row for row in image.rows}
         last = list(image.recorded.values())[-1]
-        ids = torch.from_numpy(image.sample.objects).long()
-        units = unit_of_objects(size_at_cells(last, ids[None], image.batch.image.shape[-2:])[0])
+        units = unit_of_objects(size_at_cells(last, image.objects[None], image.batch.image.shape[-2:])[0])
         units = {k: cell for k, cell in units.items() if k in rows}
         ys, xs = last.centres()
         fields = effective_receptive_fields(self.net.model, self.net.runtime.image(image.batch.image), units.values())
@@ -159,40 +184,22 @@ class Reach:
                 self.rows.append({**rows[k], "reach": far})
 
     def document(self) -> dict[str, Any]:
-        rows, key = self.rows, ordered_by(self.rows, self.config)
+        rows, (key, edges) = self.rows, ordering(self.rows, self.config)
         return {
             "by": key,
             "receptive_field": receptive_field(self.net.model),
             "correlation": {"reach": rank_correlation(rows, key, itemgetter("reach"))},
-            "bins": means_by_bins(rows, key, list(self.config.bins or fifths(rows, key)), "reach"),
+            "bins": means_by_bins(rows, key, edges, "reach"),
             "objects": rows,
         }
 
 
-def ordered_by(rows: Sequence[dict[str, Any]], config: DictConfig) -> str:
-    """What the objects are ordered by; raises ConfigError where it is not known of them."""
+def ordering(rows: Sequence[dict[str, Any]], config: DictConfig) -> tuple[str, list[float]]:
+    """What the objects are ordered by and the edges of its bins; raises ConfigError where it is not known of them."""
     key = config.by or ("length" if rows and "length" in rows[0] else "size")
     if rows and key not in (known := [known for known in KEYS if known in rows[0]]):
         raise ConfigError(f"by={key}: these objects have {', '.join(known)}")
-    return str(key)
-
-
-def _rows_of(image: Seen, data: Any, classes: list[str]) -> list[dict[str, Any]]:
-    if image.sample.objects is None:
-        raise ConfigError(f"{data.name} {data.split} tells of no objects in {image.sample.name}")
-    ids = torch.from_numpy(image.sample.objects).long()
-    size, label = image.batch.size[0], image.batch.label[0]
-    shape = image.batch.image.shape[-2:]
-    rows = object_rows(image.sample.name, image.recorded, image.prediction, label, ids, size, shape)
-    ratio = shape[0] / (label.shape[0] * image.sample.pixel)
-    # only drawn bodies know their length
-    lengths = 2 * data.lengths(image.index) if hasattr(data, "lengths") else None
-    for row in rows:
-        row["class"] = classes[row["class"]]
-        row["seen"] = row["size"] * ratio  # as the net was given it: images of all sizes may be brought to one
-        if lengths is not None:
-            row["length"] = float(lengths[row["object"] - 1])
-    return rows
+    return key, list(config.bins or fifths(rows, key))
 
 
 class Classes:
@@ -275,7 +282,7 @@ def movement(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
     trainer.iterations = min(wanted.steps or trainer.iterations, trainer.iterations)
     model = runtime.place(fresh_model(settings, len(training.classes)))
     parts = (model, batches_of(settings, training, Ranks()), build(settings.optimizer, model), build(settings.schedule))
-    image = torch.cat([one.batch.image for one in seen(net, data, range(min(wanted.images, len(data))))])
+    image = torch.cat([one.batch.image for one in seen(net, data, images_of(data, wanted))])
     found = Movement()
     with tempfile.TemporaryDirectory() as folder, found.watch(model, runtime.image(image), parts[2], wanted.every):
         trainer.train(*parts, folder=RunFolder(folder), runtime=runtime, resume="never")
@@ -296,7 +303,7 @@ def _facts(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": net.runtime.describe(),
         "command": shlex.join(["python", *sys.argv]),
-        "data": {"name": data.name, "split": data.split, "images": len(images_of(data, config))},
+        "data": {"name": data.name, "split": data.split, "images": len(images_of(data, config, config.every))},
     }
 
 

@@ -128,17 +128,18 @@ def test_training_on_real_images_never_opens_their_test_split(name: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "of", "section", "values"),
+    ("name", "of", "different", "section", "values"),
     [
-        ("car_parts_settings", "car_parts", "optimizer", {"offset_lr"}),
-        ("camvid_longer", "camvid", "trainer", {"iterations"}),
+        ("car_parts_settings", "car_parts", {"optimizer", "label"}, "optimizer", {"offset_lr"}),
+        ("camvid_longer", "camvid", {"trainer", "schedule"}, "trainer", {"iterations"}),  # which the schedule is told
     ],
 )
-def test_a_second_sweep_on_real_images_differs_in_one_value(name: str, of: str, section: str, values: set[str]) -> None:
+def test_a_second_sweep_on_real_images_differs_in_one_value(
+    name: str, of: str, different: set[str], section: str, values: set[str]
+) -> None:
     given = ("data.root=unused", "variant=deform_3")
-    names = (f"experiment=evidence/{of}", f"experiment=evidence/{name}")
-    main, other = (OmegaConf.to_container(configuration(experiment, *given)) for experiment in names)
-    assert {key for key in main if main[key] != other[key]} - {"label"} == {section}
+    main, other = (configuration(f"experiment=evidence/{experiment}", *given) for experiment in (of, name))
+    assert {key for key in main if main[key] != other[key]} == different
     assert {key for key, value in main[section].items() if value != other[section][key]} == values
     sweep = OmegaConf.load(ROOT / "conf/experiment/evidence" / f"{name}.yaml").hydra.sweep
     assert sweep.dir == f"runs/evidence/{name}_val"

@@ -119,6 +119,7 @@ def test_objects_are_ordered_by_the_size_that_the_net_was_given(command: Command
         ("study", ["studies=[colour]"], "there are objects, reach, classes, coverage, content, movement"),
         ("study", ["every=0"], "every is 0; it must be a whole number, 1 or more"),
         ("study", ["images=0"], "images is 0; it must be a whole number, 1 or more"),
+        ("study", ["studies=[movement]", "movement.images=0"], "images is 0; it must be a whole number, 1 or more"),
         ("study", ["studies=[content]", "shift=12"], "multiple of 8"),
         ("study", ["studies=[objects]", "by=area", "images=1"], "by=area: these objects have length, size, seen"),
         ("evidence", ["name=nothing"], "no folder nothing"),

@@ -138,31 +138,25 @@ def correlations(document: Document, of: str) -> str:
 def lengths(document: Document, of: str) -> str:
     """Mean accuracy of the objects in bins of length or size, with its interval over images, for each run."""
     studies = _studies(document, "objects", of)
-    bins = [(one["from"], one["to"]) for one in studies[0]["bins"]]
     rows = []
     for study in studies:
         cells = [Cell(_interval(one, "accuracy"), one["accuracy"]) for one in study["bins"]]
         rows.append((f"{study['variant']}, seed {study['seed']}", tuple(cells)))
-    columns = [("", f"{start:.0f} to {stop:.0f} px ({one['objects']})") for (start, stop), one in
-               zip(bins, studies[0]["bins"], strict=True)]  # fmt: skip
+    columns = [("", name) for name in _bins(studies[0])]
     return as_markdown(Table(of, tuple(columns), tuple(rows), corner=f"{studies[0]['by']} (objects)"))
 
 
 def reach(document: Document, of: str) -> str:
     """The receptive field without offsets, mean reach in bins of length or size, and its rank correlation with it."""
     studies = _studies(document, "reach", of)
-    bins = [(one["from"], one["to"], one["objects"]) for one in studies[0]["bins"]]
     rows = []
     for study in studies:
         cells = [str(study["receptive_field"])]
         cells += [with_interval(one, "reach", digits=0) or MISSING for one in study["bins"]]
         cells.append(_interval(study["correlation"]["reach"], "rho"))
         rows.append((f"{study['variant']}, seed {study['seed']}", tuple(map(Cell, cells))))
-    columns = [f"{start:.0f} to {stop:.0f} px ({count})" for start, stop, count in bins]
-    names = ("receptive field", *columns, "rank correlation")
-    return as_markdown(
-        Table(of, tuple(("", name) for name in names), tuple(rows), corner=f"{studies[0]['by']} (objects)")
-    )
+    columns = [("", name) for name in ("receptive field", *_bins(studies[0]), "rank correlation")]
+    return as_markdown(Table(of, tuple(columns), tuple(rows), corner=f"{studies[0]['by']} (objects)"))
 
 
 def classes(document: Document, of: str) -> str:
@@ -276,6 +270,11 @@ def _studies(document: Document, kind: str, of: str) -> list[Document]:
     if not found:
         raise LookupError(f"no study {kind} of {of}")
     return sorted(found, key=lambda study: not is_fixed(study["variant"]))
+
+
+def _bins(study: Document) -> list[str]:
+    """The names of a study's bins, with how many objects are in each."""
+    return [f"{one['from']:.0f} to {one['to']:.0f} px ({one['objects']})" for one in study["bins"]]
 
 
 def _adaptive(document: Document, kind: str, of: str) -> Document:
