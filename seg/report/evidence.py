@@ -15,7 +15,7 @@ from seg.report.fields import load, mapping
 from seg.report.figures import Panel, save_png
 from seg.report.reading import finished, read_runs
 from seg.report.results import Run
-from seg.report.variants import Variant, find_baseline, gather, is_fixed, leader
+from seg.report.variants import Variant, find_baseline, gather, is_fixed, leader, natural
 from seg.report.write import summary
 
 FACTS = ("commit", "date", "device", "backend", "budget", "command")
@@ -161,7 +161,8 @@ def _study_charts(found: Sequence[Mapping[str, Any]]) -> dict[str, list[Panel]]:
             charts[study["study"]] = studies.PANELS[study["study"]](study)
     for kind, of in dict.fromkeys((study["study"], study["of"]) for study in found if "bins" in study):
         same = [study for study in found if (study["study"], study["of"]) == (kind, of)]
-        first = list({study["variant"]: study for study in reversed(same)}.values())[::-1]
+        nets = {study["variant"]: study for study in reversed(same)}
+        first = [nets[label] for label in sorted(nets, key=lambda label: (not is_fixed(label), natural(label)))]
         adapting = [study for study in first if not is_fixed(study["variant"])]
         lines = studies.by_length(first, "accuracy" if kind == "objects" else kind)
         charts[f"{kind}_{of}"] = [*map(studies.scatter, adapting[:1]), lines]

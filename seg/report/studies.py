@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.ticker import NullLocator
 
 from seg.report.figures import Panel, grid
 from seg.report.results import SIZES
-from seg.report.theme import Theme, layer_role
+from seg.report.theme import Theme, layer_role, variant_role
 from seg.report.variants import is_fixed
 
 Document = Mapping[str, Any]
@@ -51,7 +52,7 @@ def scatter(document: Document) -> Panel:
             axes.set_ylim(bottom=0)
 
     return Panel(
-        f"One dot an object: ρ = {_correlation(found)}",
+        f"{document['variant']}: ρ = {_correlation(found)}",
         f"{what.capitalize()} against {key} of {found['objects']} objects, rank correlation {_correlation(found)}",
         draw,
     )
@@ -73,7 +74,7 @@ def by_length(documents: Sequence[Document], what: str) -> Panel:
             y = np.array([one[what] for one in bins])
             low, high = (np.array([v if (v := one[k]) is not None else one[what] for one in bins]) for k in ENDS)
             axes.errorbar(x, y, [y - low, high - y], fmt="none", ecolor=theme[role], alpha=0.5, elinewidth=1.5)
-            axes.plot(x, y, "o-", color=theme[role], markersize=5, linewidth=1.8, label=document["variant"])
+            axes.plot(x, y, "o-", color=theme[role], markersize=5, linewidth=1.8, label=fill(document["variant"], 26))
         if longest:
             axes.axvline(longest, color=theme["muted"], linewidth=1, dashes=(4, 3))
         axes.set_xscale("log")
@@ -83,7 +84,7 @@ def by_length(documents: Sequence[Document], what: str) -> Panel:
         axes.set_ylabel("reach, px" if what == "reach" else what)
         if what == "reach":
             axes.set_ylim(bottom=0)
-        _legend(axes, theme)
+        axes.legend(frameon=False, fontsize=8 if len(documents) > 3 else 9, labelcolor=theme["ink"])
 
     by = "length" if key == "length" else "size"
     return Panel(f"{what.capitalize()} by {by}", f"{what.capitalize()} of objects by {by}: {_names(documents)}", draw)
@@ -272,10 +273,13 @@ def _edges(one: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _roles(documents: Sequence[Document]) -> list[str]:
-    """Greys for the nets of fixed sampling, strong colours for the others."""
+    """Greys for the nets of fixed sampling, far apart where they are two; strong colours for the others."""
     fixed = [is_fixed(document["variant"]) for document in documents]
-    return [f"{'fixed' if f else 'adapts'}-{(1 + 2 * fixed[:i].count(True)) % 4 if f else fixed[:i].count(False) % 4}"
-            for i, f in enumerate(fixed)]  # fmt: skip
+    greys = range(1, 4, 2) if fixed.count(True) <= 2 else range(len(fixed))
+    return [
+        variant_role(greys[fixed[:i].count(True)] if f else fixed[:i].count(False), adapts=not f)
+        for i, f in enumerate(fixed)
+    ]
 
 
 def _names(documents: Sequence[Document]) -> str:

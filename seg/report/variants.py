@@ -60,7 +60,7 @@ def gather(runs: Sequence[Run]) -> list[Variant]:
     """One variant for each label: those that can't adapt first, then by label with numbers by value."""
     labels = unique(run.variant for run in runs)
     variants = [Variant(label, tuple(run for run in runs if run.variant == label)) for label in labels]
-    return sorted(variants, key=lambda v: (not v.results, v.adapts, _natural(v.label)))
+    return sorted(variants, key=lambda v: (not v.results, v.adapts, natural(v.label)))
 
 
 def find_baseline(variants: Sequence[Variant], label: str | None = None) -> Variant:
@@ -102,6 +102,7 @@ def unique(items: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(items))
 
 
-def _natural(label: str) -> list[tuple[int, float, str]]:
+def natural(label: str) -> list[tuple[int, float, str]]:
+    """A key that sorts labels with the numbers in them by value."""
     parts = re.split(r"(\d+(?:\.\d+)?)", label)
     return [(0, float(part), "") if index % 2 else (1, 0.0, part) for index, part in enumerate(parts)]

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from seg.errors import ConfigError, DataError
-from seg.report import html, panels, write_report
+from seg.report import html, panels, studies, write_report
 from seg.report.figures import as_svg, spread
 from seg.report.headline import headline, notes
 from seg.report.pictures import Photos, best_and_worst
@@ -311,6 +311,13 @@ def test_four_dilations_and_five_adaptive_nets_have_colours_of_their_own() -> No
     roles = [variant_role(index, adapts=adapts) for adapts, count in ((False, 4), (True, 5)) for index in range(count)]
     for theme in (LIGHT, DARK):
         assert len({theme[role] for role in roles}) == 9
+
+
+def test_a_chart_of_studies_has_a_colour_for_each_net() -> None:
+    labels = ["dilated 2", "dilated 4", "dilated 6", "dilated 8", *(f"deformable {k} layers" for k in range(5))]
+    nets = [{"variant": label} for label in labels]
+    assert len(set(studies._roles(nets))) == len(nets)
+    assert studies._roles([nets[0], nets[1], nets[4]]) == ["fixed-1", "fixed-3", "adapts-0"], "two greys lie far apart"
 
 
 def test_report_never_imports_torch() -> None:
