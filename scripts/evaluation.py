@@ -50,16 +50,18 @@ def evaluate_run(
     model = model or runtime.place(_trained(folder, config, data.classes))
     target = RunFolder(output) if output else folder
     written = target.path / "predictions" if official else None
-    evaluation, dilation = _measure(model, data, config, runtime, written, ranks)
+    inference = build(config.inference) if "inference" in config else Inference()
+    net = inference.net(model)
+    evaluation, dilation = _measure(model, data, config, runtime, inference, written, ranks)
     if not ranks.first:
         return {}
     reading = _reading(config)
     result = {
-        **_facts(config, data, runtime, len(evaluation.names)),
+        **_facts(config, data, runtime, len(evaluation.names), inference),
         **evaluation.scores(data.classes),
         "effective_dilation": dilation.rows(),
         "effective_dilation_histogram": dilation.histograms(),
-        "cost": _cost(model, one_batch(data, 0, **reading).image, runtime, evaluation),
+        "cost": _cost(net, one_batch(data, 0, **reading).image, runtime, evaluation),
         "train_seconds": _last_logged(folder, "seconds"),
         "train_precision": _last_logged(folder, "precision"),
     }
@@ -68,7 +70,7 @@ def evaluate_run(
     thresholds = tuple(config.data.thresholds)
     result |= write_examples(
         target.path, model, data, reading.pop("transform"), evaluation, runtime,
-        count=examples, thresholds=thresholds, inference=_inference(config), **reading,
+        count=examples, thresholds=thresholds, inference=inference, **reading,
     )  # fmt: skip
     target.write_result(result)
     folder.log({"kind": "evaluate", "step": _steps(folder), "miou": result["miou"], "split": data.split})
@@ -76,10 +78,16 @@ def evaluate_run(
 
 
 def _measure(
-    model: nn.Module, data: Any, config: DictConfig, runtime: Runtime, written: Path | None, ranks: Ranks
+    model: nn.Module,
+    data: Any,
+    config: DictConfig,
+    runtime: Runtime,
+    inference: Inference,
+    written: Path | None,
+    ranks: Ranks,
 ) -> tuple[Evaluation, DilationBySize]:
     """One pass: counts, and effective dilation, which is that of the whole image at its own scale or not taken."""
-    thresholds, inference = tuple(config.data.thresholds), _inference(config)
+    thresholds = tuple(config.data.thresholds)
     loader = evaluate_loader(
         data,
         batch_size=config.data.evaluate_batch_size,
@@ -128,10 +136,6 @@ def _reading(config: DictConfig) -> dict[str, Any]:
     }
 
 
-def _inference(config: DictConfig) -> Inference:
-    return build(config.inference) if "inference" in config else Inference()
-
-
 def _cost(model: nn.Module, image: torch.Tensor, runtime: Runtime, evaluation: Evaluation) -> dict[str, float]:
     seconds = evaluation.forward_seconds / len(evaluation.names)
     return {**cost(model, runtime.image(image)), "seconds_per_image": seconds}
@@ -154,7 +158,7 @@ def _official(folder: Path, data: Cityscapes) -> dict[str, Any]:
     return official_scores([files[name] for name in data.names], [entry.label for entry in data.entries])
 
 
-def _facts(config: DictConfig, data: Any, runtime: Runtime, images: int) -> dict[str, Any]:
+def _facts(config: DictConfig, data: Any, runtime: Runtime, images: int, inference: Inference) -> dict[str, Any]:
     """What the numbers are numbers of."""
     return {
         "schema": 1,
@@ -171,7 +175,7 @@ def _facts(config: DictConfig, data: Any, runtime: Runtime, images: int) -> dict
         "budget": f"{config.trainer.iterations} steps of batch {config.data.batch_size * config.trainer.accumulate}",
         "data": {"name": data.name, "split": data.split, "images": images},
         "object_sizes": data.object_source,
-        "protocol": protocol(data, config, images, f"{_inference(config)}, computed in {runtime.precision}"),
+        "protocol": protocol(data, config, images, f"{inference}, computed in {runtime.precision}"),
     }
 
 

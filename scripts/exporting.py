@@ -84,7 +84,10 @@ def write_onnx(model: nn.Module, image: Tensor, output: Path, about: dict[str, A
         opset_version=opset,
         input_names=["image"],
         output_names=["logits"],
-        custom_translation_table={torch.ops.seg.deform_conv2d.default: deform_conv_node(opset)},
+        custom_translation_table={
+            torch.ops.seg.deform_conv2d.default: deform_conv_node(opset),
+            torch.ops.aten.upsample_bilinear2d.default: upsampling_nodes(opset),
+        },
         verbose=False,
     )
     assert program is not None
@@ -117,6 +120,27 @@ def deform_conv_node(opset: int) -> Callable[..., Any]:
             group=int(input.shape[1]) // int(weight.shape[1]),
             offset_group=int(offset.shape[1]) // (2 * kernel[0] * kernel[1]),
         )
+
+    return translate
+
+
+def upsampling_nodes(opset: int) -> Callable[..., Any]:
+    """How bilinear upsampling is written in ONNX, whose Resize takes a scale or a size: by the scale, then cropped.
+
+    torch's own translation has the size alone, which stretches the map to images that are not of whole cells.
+    """
+    import numpy as np
+    import onnxscript
+
+    operators = getattr(onnxscript, f"opset{opset}")
+
+    def translate(input: Any, size: Any, align_corners: bool, down: float | None, right: float | None) -> Any:
+        if align_corners or down is None or right is None:
+            raise ConfigError("format=onnx knows upsampling by a scale without align_corners; give format=torch_export")
+        edged = operators.Pad(input, np.array([0, 0, 0, 0, 0, 0, 1, 1]), mode="edge")
+        scales = np.array([1, 1, down, right], np.float32)
+        up = operators.Resize(edged, None, scales, mode="linear", coordinate_transformation_mode="half_pixel")
+        return operators.Slice(up, np.array([0, 0]), size, np.array([2, 3]))
 
     return translate
 

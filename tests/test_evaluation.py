@@ -98,6 +98,12 @@ def test_the_protocol_says_how_the_net_was_asked(run: Path, tmp_path: Path) -> N
     assert "mean of the probabilities, computed in bf16" in several["protocol"]
     assert (several["precision"], several["train_precision"]) == ("bf16", "fp32")
     assert several["effective_dilation"] == []  # that of windows and scales would be of other filters
+    finer = evaluated(run, tmp_path / "finer", "inference.output_stride=4")
+    assert "single scale, no flip, evaluated at output stride 4, computed in fp32" in finer["protocol"]
+    assert finer["effective_dilation"] == []
+    assert finer["cost"]["flops"] > 2 * plain["cost"]["flops"]
+    with pytest.raises(ConfigError, match="output_stride is 16; this net has 8, and it can have 2 or 4 instead"):
+        evaluated(run, tmp_path / "coarser", "inference.output_stride=16")
     resized = evaluated(
         run, tmp_path / "resized", "data.evaluate_transform.resize=48", "data.evaluate_transform.truth=resized"
     )

@@ -25,10 +25,11 @@ VARIANTS = {
 }
 
 
-def net(variant: str) -> nn.Module:
+def net(variant: str, upsample: nn.Module | None = None) -> nn.Module:
     """A small net whose offsets are about a cell, and not whole-numbered."""
     torch.manual_seed(0)
-    model = models.DeepLab(models.tiny(VARIANTS[variant], replaced=2), 3, head=lambda i, o: models.Head(i, o, hidden=8))
+    trunk, head = models.tiny(VARIANTS[variant], replaced=2), lambda i, o: models.Head(i, o, hidden=8)
+    model = models.DeepLab(trunk, 3, head=head, upsample=upsample)
     for name, parameter in model.named_parameters():
         if "offset" in name:
             nn.init.normal_(parameter, std=0.3)
@@ -36,13 +37,13 @@ def net(variant: str) -> nn.Module:
 
 
 @pytest.mark.fault(77)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant, upsample", [*((v, None) for v in VARIANTS), ("deform", models.FixedDeconv(8))])
 @pytest.mark.filterwarnings("ignore")
-def test_fault_77_onnx_equals_the_net_at_any_size(variant: str, tmp_path: Path) -> None:
+def test_fault_77_onnx_equals_the_net_at_any_size(variant: str, upsample: nn.Module | None, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", "1.25")
     import onnx
 
-    model, path = net(variant), tmp_path / "net.onnx"
+    model, path = net(variant, upsample), tmp_path / "net.onnx"
     run = exporting.write_onnx(model, torch.randn(2, 3, 64, 80), path, ABOUT, 22)
     for shape in ((2, 3, 64, 80), (1, 3, 77, 51), (3, 3, 40, 120)):
         assert exporting.difference(model, run, torch.randn(shape)) < 1e-4

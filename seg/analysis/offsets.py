@@ -118,5 +118,5 @@ def _note(
     inputs: tuple[Tensor, ...],
     output: Tensor,
 ) -> None:
-    offset = layer.read(output.detach())[0] if isinstance(layer, Sampling) else zero_offsets(output)
+    offset = layer.taps(output.detach())[0] if isinstance(layer, Sampling) else zero_offsets(output)
     recorded[name] = Recorded.of(layer, offset, cells)

@@ -175,7 +175,7 @@ def _moved(
 ) -> Tensor:
     """The layer's output, computed once more with offsets that can be differentiated alone."""
     (input,) = inputs
-    offset, mask = layer.read(layer.offset(input)) if isinstance(layer, Sampling) else (zero_offsets(output), None)
+    offset, mask = layer.taps(layer.offset(input)) if isinstance(layer, Sampling) else (zero_offsets(output), None)
     probes[name] = torch.zeros_like(offset, memory_format=torch.contiguous_format, requires_grad=True)
     recorded[name] = Recorded.of(layer, offset.detach(), cells)
     shape = layer.stride, layer.padding, layer.dilation

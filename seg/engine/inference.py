@@ -20,6 +20,7 @@ class Inference:
     window: (height, width) in px of the image at its scale; larger images are read window by window, and where windows
             overlap their probabilities are averaged. None reads the whole image at once
     stride: (down, right) between windows in px; None is two thirds of the window
+    output_stride: px between the net's cells, finer than it was trained with (`DeepLab.finer`); None leaves it as it is
     raises: ConfigError for a value out of range
     source: scales and flip as commonly reported beside single-scale numbers; the papers' own are plain
     """
@@ -31,12 +32,14 @@ class Inference:
         flip: bool = False,
         window: Sequence[int] | None = None,
         stride: Sequence[int] | None = None,
+        output_stride: int | None = None,
     ) -> None:
         if not scales or min(scales) <= 0:
             raise ConfigError(f"inference.scales is {list(scales)}; expected one positive factor or more, e.g. [1.0]")
         if stride is not None and window is None:
             raise ConfigError(f"inference.stride is {list(stride)} without a window; give inference.window=[513,513]")
-        self.scales, self.flip = tuple(scales), flip
+        self.scales, self.flip, self.output_stride = tuple(scales), flip, output_stride
+        self._finer: tuple[nn.Module, nn.Module] | None = None  # the last net given, and what it became
         self.window = None if window is None else _pair("window", window)
         self.stride = self.window and _pair("stride", stride or [max(1, 2 * side // 3) for side in self.window])
         if self.window and self.stride and any(s > w for s, w in zip(self.stride, self.window, strict=True)):
@@ -45,16 +48,30 @@ class Inference:
             )
 
     @property
-    def plain(self) -> bool:
+    def once(self) -> bool:
         """Whether the whole image is read once, as it is."""
         return self.scales == (1.0,) and not self.flip and self.window is None
+
+    @property
+    def plain(self) -> bool:
+        """Whether the whole image is read once, as it is, by the net as it was trained."""
+        return self.once and self.output_stride is None
+
+    def net(self, model: nn.Module) -> nn.Module:
+        """The net that reads the images in place of `model`: itself, or with finer cells and the same weights."""
+        if self.output_stride is None:
+            return model
+        if self._finer is None or self._finer[0] is not model:
+            self._finer = model, model.finer(self.output_stride).eval()  # type: ignore[operator]
+        return self._finer[1]
 
     def scores(self, model: nn.Module, batch: Batch, runtime: Runtime) -> Tensor:
         """float32 [N, C, H, W] at the label's resolution, whose arg max is the prediction.
 
         Logits where the image is read once, as it is; the mean of the probabilities otherwise.
         """
-        if self.plain:
+        model = self.net(model)
+        if self.once:
             return forward(model, batch, runtime)
         image, shape = runtime.image(batch.image), batch.label.shape[-2:]
         total = torch.zeros(())
@@ -86,7 +103,9 @@ class Inference:
         text = f"{scales}, {'with the mirror image' if self.flip else 'no flip'}"
         if self.window is not None and self.stride is not None:
             text += f", windows of {self.window[0]}x{self.window[1]} px every {self.stride[0]}x{self.stride[1]} px"
-        return text if self.plain else text + ", mean of the probabilities"
+        if not self.once:
+            text += ", mean of the probabilities"
+        return text if self.output_stride is None else text + f", evaluated at output stride {self.output_stride}"
 
 
 def mirror(scores: Tensor, flip_pairs: Sequence[tuple[int, int]]) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seg.models.conv import he_normal_
+from seg.models.conv import Everywhere, he_normal_
 
 Maker = Callable[..., nn.Module]
 
@@ -63,6 +63,15 @@ class Residual(nn.Module):
         if step.stride != 1 or channels_in != channels_out:
             shortcut = plain(channels_in, channels_out, 1, stride=step.stride)
             self.downsample = nn.Sequential(shortcut, step.norm(channels_out))
+
+    def drop_stride(self) -> None:
+        """All layers at stride 1 from now on."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.stride = (1, 1)
+            elif isinstance(layer, Everywhere):
+                layer.stride = 1
+        self.stride, self.reads = 1, dict.fromkeys(self.reads, 1)
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:

@@ -46,6 +46,17 @@ def check_whole(key: str, value: int, low: int, high: int | None = None) -> None
         raise ConfigError(f"{key} is {value!r}; it must be a whole number, {low}{upper}")
 
 
+def dilate(layer: nn.Module, factor: int) -> None:
+    """A convolution's taps `factor` times as far apart, in place, for a map that much finer; not its child `offset`."""
+    if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
+        down, right = layer.dilation
+        layer.dilation = (factor * down, factor * right)
+        assert not isinstance(layer.padding, str)
+        layer.padding = tuple(factor * padding for padding in layer.padding)
+    if isinstance(layer, Sampling):
+        layer.finer *= factor
+
+
 class Dilated(nn.Conv2d):
     """3x3 dilated (atrous) convolution: the baseline.
 
@@ -73,6 +84,7 @@ class Sampling(nn.Conv2d, ABC):
 
     offset: a module that emits [N, emitted, h, w] from the layer's input, at the resolution of the layer's output
     read:   splits what was emitted into offsets [N, 18 * offset_groups, h, w] and mask [N, 9 * offset_groups, h, w]
+    finer:  how many times finer the map is than the one it was trained on: a factor on the offsets read
     Offset group g moves the input channels [g * C / offset_groups, (g + 1) * C / offset_groups).
     """
 
@@ -90,6 +102,7 @@ class Sampling(nn.Conv2d, ABC):
             channels_in, channels_out, 3, stride, padding=dilation, dilation=dilation, groups=groups, bias=False
         )
         self.offset_groups = offset_groups
+        self.finer = 1
 
     def reset_parameters(self) -> None:
         he_normal_(self.weight)
@@ -98,8 +111,13 @@ class Sampling(nn.Conv2d, ABC):
     def read(self, emitted: Tensor) -> tuple[Tensor, Tensor | None]:
         """Offsets and mask (None: not modulated) in what `self.offset` emitted."""
 
+    def taps(self, emitted: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As `read`, the offsets in cells of the map at hand."""
+        offset, mask = self.read(emitted)
+        return offset if self.finer == 1 else self.finer * offset, mask
+
     def forward(self, input: Tensor) -> Tensor:
-        offset, mask = self.read(self.offset(input))
+        offset, mask = self.taps(self.offset(input))
         return deform_conv2d(input, offset, self.weight, None, self.stride, self.padding, self.dilation, mask)  # type: ignore[arg-type]
 
 

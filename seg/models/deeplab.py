@@ -1,20 +1,21 @@
 """DeepLab: a trunk, a head that scores its cells, and a fixed bilinear upsampling to the image's resolution."""
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seg.models.conv import check_whole
+from seg.models.conv import check_whole, dilate
 
 
 class DeepLab(nn.Module):
     """Class logits of every pixel: image [N, 3, H, W] -> [N, classes, H, W], float32 also under autocast.
 
-    trunk:    image -> [N, trunk.channels, h, w]
+    trunk:    image -> [N, trunk.channels, h, w], one cell for every trunk.stride pixels
     head:     called as head(channels_in, classes); default `Head`, the papers' own
-    upsample: a module (logits [N, classes, h, w], (H, W)) -> [N, classes, H, W]; default `Interpolate()`
+    upsample: a module (logits [N, classes, h, w], (H, W)) -> [N, classes, H, W]; default `Interpolate(trunk.stride)`
     raises:   ConfigError (a ValueError) unless there are 2 classes or more
     source:   arXiv:1606.00915, as used in arXiv:1703.06211, section 4.1
     """
@@ -31,7 +32,25 @@ class DeepLab(nn.Module):
         check_whole("classes", classes, 2)
         self.trunk = trunk
         self.head = (head or Head)(trunk.channels, classes)  # type: ignore[arg-type]
-        self.upsample = upsample or Interpolate()
+        self.upsample = upsample or Interpolate(trunk.stride)  # type: ignore[arg-type]
+
+    def finer(self, output_stride: int) -> "DeepLab":
+        """The same net with a cell for every `output_stride` pixels; its weights are these, not copies.
+
+        Every stride that is taken out multiplies the dilation and the offsets of all that follows. Cells of both nets
+        are equal, but for taps between cells: they now read the cells there. The other cells are those of the image
+        shifted. Each is written where training put it. Nets for evaluation: it is slow, and costs memory, in training.
+
+        raises: ConfigError (a ValueError) unless output_stride is one that the trunk can have, finer than its own
+        source: arXiv:1606.00915, section 3.1; arXiv:1706.05587, section 4: trained at 16, evaluated at 8
+        """
+        shared = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers())}
+        net = copy.deepcopy(self, shared)
+        factor = net.trunk.refine(output_stride)  # type: ignore[operator, union-attr]
+        for layer in net.head.modules():
+            dilate(layer, factor)
+        net.upsample.refine(factor)  # type: ignore[operator, union-attr]
+        return net
 
     def forward(self, image: Tensor) -> Tensor:
         logits = self.head(self.trunk(image))
@@ -110,40 +129,74 @@ class ASPPv3(nn.Module):
 
 
 class Interpolate(nn.Module):
-    """Bilinear upsampling as torchvision's segmentation nets have it: align_corners=False, edges repeated.
+    """Bilinear upsampling by the stride, edges repeated: at stride s, cell n is centred at pixel s n + (s - 1) / 2.
 
-    At stride s, cell n is written centred at pixel s n + (s - 1) / 2, although a padded trunk reads it at s n: a shift
-    of 7.5 px at stride 16, to which training adapts.
+    A padded trunk reads it at s n, a shift of 7.5 px at stride 16, to which training adapts; so the map is cropped to
+    the image, never stretched to it: a 360 px high image has 23 cells, which cover 368 px. Stretched to 360, as in
+    torchvision's nets, the last cell would be written 8 px from where nets trained on crops of whole cells have learnt
+    it to be. It equals torchvision's on images of whole cells.
+
+    stride: of the map, in px of the image
+    raises: ConfigError (a ValueError) for a stride below 1
     """
 
+    ring = "replicate"
+
+    def __init__(self, stride: int = 16) -> None:
+        super().__init__()
+        check_whole("stride", stride, 1)
+        self.stride, self.shift = stride, 0
+
+    def refine(self, factor: int) -> None:
+        """From now on maps are `factor` times finer; cell 0 is centred where it was."""
+        finer = self.stride // factor
+        self.shift += (self.stride - finer) // 2
+        self.stride = finer
+
     def forward(self, logits: Tensor, size: Sequence[int]) -> Tensor:
-        return F.interpolate(logits, size=list(size), mode="bilinear", align_corners=False)
+        if self.shift:
+            return _shifted(logits, size, self.stride, self.shift, self.ring)
+        return _upsampled(logits, size, self.stride)
 
 
-class FixedDeconv(nn.Module):
+class FixedDeconv(Interpolate):
     """The release's upsampling: a transposed convolution by fixed bilinear weights, cropped to the image.
 
-    At stride s the filter is 2s x 2s and the crop begins at (s / 2, s / 2): cell n is written centred at pixel
-    s n + (s - 1) / 2, 7.5 px at stride 16, where the caffe trunk reads it at 16 n + 2. It differs from `Interpolate`
-    in the half cell around the map, where it fades towards zero; so it is computed as the interpolation of a map with a
-    ring of zeros. Its weights are constants: they are no parameters and are not saved.
+    At stride s the filter is 2s x 2s and the crop begins at (s / 2, s / 2), which is `Interpolate` except in the half
+    cell around the map, where it fades towards zero; so it is computed as the interpolation of a map with a ring of
+    zeros. Its weights are constants: they are no parameters and are not saved.
 
     raises: ConfigError (a ValueError) for a stride below 1; ValueError where the map is too small for the image
     source: Deconvolution (32x32, stride 16, learning rate 0) and Crop (8, 8) of the released DeepLab
     """
 
-    def __init__(self, stride: int = 16) -> None:
-        super().__init__()
-        check_whole("stride", stride, 1)
-        self.stride = stride
+    ring = "constant"
 
     def forward(self, logits: Tensor, size: Sequence[int]) -> Tensor:
         (h, w), (height, width), stride = logits.shape[-2:], size, self.stride
-        if stride * h + stride // 2 < height or stride * w + stride // 2 < width:
+        covered = self.shift + stride // 2
+        if stride * h + covered < height or stride * w + covered < width:
             raise ValueError(f"a {h}x{w} map at stride {stride} does not cover {height}x{width} px; see stride")
-        ringed = [stride * (h + 2), stride * (w + 2)]
-        up = F.interpolate(F.pad(logits, (1, 1, 1, 1)), size=ringed, mode="bilinear", align_corners=False)
-        return up[..., stride : stride + height, stride : stride + width]
+        return _shifted(logits, size, stride, self.shift, self.ring)
+
+
+def _upsampled(logits: Tensor, size: Sequence[int], stride: int) -> Tensor:
+    """As F.interpolate(align_corners=False), which takes a size or a scale, but not both."""
+    if (
+        torch.are_deterministic_algorithms_enabled()
+    ):  # the operator's backward is not, on a GPU; F.interpolate's then is
+        edged = torch.cat([logits, logits[..., -1:, :]], -2)
+        edged = torch.cat([edged, edged[..., -1:]], -1)
+        return F.interpolate(edged, scale_factor=float(stride), mode="bilinear")[..., : size[0], : size[1]]
+    return torch.ops.aten.upsample_bilinear2d(logits, list(size), False, stride, stride)
+
+
+def _shifted(logits: Tensor, size: Sequence[int], stride: int, shift: int, ring: str) -> Tensor:
+    """Upsampled with cell 0 `shift` px further in; around the map there are cells of the mode `ring` of F.pad."""
+    cells = shift // stride + 1
+    start = cells * stride - shift
+    padded = F.pad(logits, (cells,) * 4, mode=ring)
+    return _upsampled(padded, [start + size[0], start + size[1]], stride)[..., start:, start:]
 
 
 def _scorer(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from seg.errors import ConfigError
 from seg.models.block import Basic, Bottleneck, FrozenNorm, Maker, NarrowBottleneck, Residual, Step, plain
-from seg.models.conv import Cells, check_whole
+from seg.models.conv import Cells, check_whole, dilate
 from seg.models.pretrained import load_weights
 
 Conv = Callable[..., nn.Module]
@@ -93,7 +93,8 @@ class ResNet(nn.Module):
             channels = width * block.expansion
         self.channels, self.stride = channels, output_stride
         # the unpadded 3x3 pooling of the caffe style is centred one cell, 2 px, further in
-        self.cells = _cells(self, Cells(4 if pool else 2, origin=2 if pool and style == "caffe" else 0))
+        self.stem = Cells(4 if pool else 2, origin=2 if pool and style == "caffe" else 0)
+        self.cells = _cells(self)
         gain = (sum(depths) ** -0.5 if norm == "frozen" else 1.0) if last_gamma is None else last_gamma
         for residual in _blocks(self):
             nn.init.constant_(residual.last_norm.weight, gain)
@@ -102,6 +103,28 @@ class ResNet(nn.Module):
 
     def stages(self) -> list[nn.Sequential]:
         return [self.layer1, self.layer2, self.layer3, self.layer4]  # type: ignore[list-item]
+
+    def refine(self, output_stride: int) -> int:
+        """Takes strides out, in place, until a cell is `output_stride` px; returns what dilations are multiplied by.
+
+        See `DeepLab.finer`. raises: ConfigError where no stride can be taken out for that
+        """
+        finer = [s for s in (2, 4, 8) if self.stem.stride <= s < self.stride]
+        if output_stride not in finer:
+            known = f"it can have {' or '.join(map(str, finer))} instead" if finer else "it can't have a finer one"
+            raise ConfigError(f"output_stride is {output_stride!r}; this net has {self.stride}, and {known}")
+        stride, factor = self.stem.stride, 1
+        for block in _blocks(self):
+            dropped = block.stride if stride * block.stride > output_stride else 1
+            for name, reads in block.reads.items():
+                for layer in getattr(block, name).modules():
+                    dilate(layer, factor * min(reads, dropped))
+            if dropped > 1:
+                block.drop_stride()
+            stride, factor = stride * block.stride, factor * dropped
+        self.stride = output_stride
+        self.cells = _cells(self)
+        return factor
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
@@ -160,13 +183,13 @@ def _blocks(trunk: ResNet) -> Iterator[Residual]:
             yield block
 
 
-def _cells(trunk: ResNet, at: Cells) -> dict[str, Cells]:
+def _cells(trunk: ResNet) -> dict[str, Cells]:
     """Cells of the map read by each 3x3 layer; every layer after the stem keeps cell 0 where it is."""
-    cells, stride = {}, at.stride
+    cells, stride = {}, trunk.stem.stride
     for i, stage in enumerate(trunk.stages()):
         for j, block in enumerate(stage):
             for name, factor in block.reads.items():  # type: ignore[operator, union-attr]
-                cells[f"layer{i + 1}.{j}.{name}"] = Cells(stride * factor, at.origin)
+                cells[f"layer{i + 1}.{j}.{name}"] = Cells(stride * factor, trunk.stem.origin)
             stride *= block.stride  # type: ignore[operator, assignment]
     assert stride == trunk.stride
     return cells

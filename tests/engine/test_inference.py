@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from seg.data import Batch
 from seg.engine import Inference, Runtime
 from seg.errors import ConfigError, RunError
+from seg.models import DeepLab, Dilated, tiny
 
 
 def a_net() -> nn.Module:
@@ -88,6 +89,20 @@ def test_it_says_what_it_does() -> None:
     assert str(Inference(scales=[0.5, 1], flip=True, window=[30, 60])) == (
         "scales 0.5, 1, with the mirror image, windows of 30x60 px every 20x40 px, mean of the probabilities"
     )
+    assert str(Inference(output_stride=8)) == "single scale, no flip, evaluated at output stride 8"
+
+
+def test_the_finer_net_is_asked_at_every_scale_and_follows_the_weights() -> None:
+    model, batch = DeepLab(tiny(Dilated), 3).eval(), a_batch(40, 56)
+    assert torch.allclose(scores(model, batch, output_stride=4), model.finer(4)(batch.image), atol=1e-6)
+    mirrored = scores(model, batch, output_stride=4, flip=True)
+    assert torch.allclose(mirrored, scores(model.finer(4), batch, flip=True), atol=1e-6)
+    inference, runtime = Inference(output_stride=4), Runtime(device="cpu", precision="fp32")
+    assert not inference.plain
+    with torch.inference_mode():
+        before = inference.scores(model, batch, runtime)
+        nn.init.ones_(model.head.score.bias)
+        assert not torch.allclose(inference.scores(model, batch, runtime), before)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_fixed_deconv_is_the_released_transposed_convolution(height: int, width:
 
 def test_fixed_deconv_is_interpolation_away_from_the_edge() -> None:
     logits = torch.randn(1, 2, 5, 7)
-    ours, interpolated = FixedDeconv(8)(logits, (40, 56)), Interpolate()(logits, (40, 56))
+    ours, interpolated = FixedDeconv(8)(logits, (40, 56)), Interpolate(8)(logits, (40, 56))
     torch.testing.assert_close(ours[..., 4:-4, 4:-4], interpolated[..., 4:-4, 4:-4])
     assert not torch.allclose(ours[..., 0, :], interpolated[..., 0, :])
 
