@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seg.errors import ConfigError
 from seg.models.conv import check_whole, dilate
 
 
@@ -37,13 +38,18 @@ class DeepLab(nn.Module):
     def finer(self, output_stride: int) -> "DeepLab":
         """The same net with a cell for every `output_stride` pixels; its weights are these, not copies.
 
-        Every stride that is taken out multiplies the dilation and the offsets of all that follows. Cells of both nets
-        are equal, but for taps between cells: they now read the cells there. The other cells are those of the image
-        shifted. Each is written where training put it. Nets for evaluation: it is slow, and costs memory, in training.
+        Every stride that is taken out multiplies the dilation and the offsets of all that follows. The cells that both
+        nets have are equal, but for taps between cells, which read the cells that are there now; the others are those
+        of the image shifted. Each is written where training put it. The trunk and `upsample` take part by `refine`.
 
         raises: ConfigError (a ValueError) unless output_stride is one that the trunk can have, finer than its own
         source: arXiv:1606.00915, section 3.1; arXiv:1706.05587, section 4: trained at 16, evaluated at 8
         """
+        for part in (self.trunk, self.upsample):
+            if not hasattr(part, "refine"):
+                raise ConfigError(
+                    f"output_stride={output_stride}: {type(part).__name__} has no refine(), and so no finer net"
+                )
         shared = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers())}
         net = copy.deepcopy(self, shared)
         factor = net.trunk.refine(output_stride)  # type: ignore[operator, union-attr]

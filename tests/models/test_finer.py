@@ -178,6 +178,11 @@ def test_a_stride_that_the_net_cannot_have_is_named_with_those_it_can(trunk: str
         net(trunk, "dilated").finer(asked)  # type: ignore[arg-type]
 
 
+def test_a_part_that_cannot_be_made_finer_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"output_stride=4: Upsample has no refine\(\)"):
+        DeepLab(tiny(Dilated), 3, upsample=nn.Upsample()).finer(4)
+
+
 def test_a_finer_net_can_be_made_finer_still() -> None:
     model, image = net("resnet18", "dilated"), torch.randn(1, 3, 65, 50, dtype=torch.float64)
     with torch.no_grad():
