@@ -47,9 +47,7 @@ class DeepLab(nn.Module):
         """
         for part in (self.trunk, self.upsample):
             if not hasattr(part, "refine"):
-                raise ConfigError(
-                    f"output_stride={output_stride}: {type(part).__name__} has no refine(), and so no finer net"
-                )
+                raise ConfigError(f"output_stride={output_stride}: {type(part).__name__} has no refine() for it")
         shared = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers())}
         net = copy.deepcopy(self, shared)
         factor = net.trunk.refine(output_stride)  # type: ignore[operator, union-attr]
@@ -188,9 +186,8 @@ class FixedDeconv(Interpolate):
 
 def _upsampled(logits: Tensor, size: Sequence[int], stride: int) -> Tensor:
     """As F.interpolate(align_corners=False), which takes a size or a scale, but not both."""
-    if (
-        torch.are_deterministic_algorithms_enabled()
-    ):  # the operator's backward is not, on a GPU; F.interpolate's then is
+    if torch.are_deterministic_algorithms_enabled():
+        # the operator's backward is not, on a GPU; F.interpolate then has another one
         edged = torch.cat([logits, logits[..., -1:, :]], -2)
         edged = torch.cat([edged, edged[..., -1:]], -1)
         return F.interpolate(edged, scale_factor=float(stride), mode="bilinear")[..., : size[0], : size[1]]
