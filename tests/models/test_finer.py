@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from seg.analysis import record_offsets
 from seg.errors import ConfigError
 from seg.models import (
     Active,
@@ -24,7 +25,7 @@ from seg.models import (
     resnet50,
     tiny,
 )
-from seg.models.conv import OffsetConv
+from seg.models.conv import Everywhere, OffsetConv
 
 VARIANTS = {
     "dilated": partial(Dilated, dilation=3),
@@ -48,7 +49,7 @@ def net(trunk: str, variant: str, **arguments: object) -> DeepLab:
     torch.manual_seed(0)
     model = DeepLab(TRUNKS[trunk](VARIANTS[variant]), 3, **arguments).double()  # type: ignore[arg-type]
     for layer in model.modules():
-        if isinstance(layer, OffsetConv):
+        if isinstance(layer, OffsetConv | Everywhere):
             with torch.no_grad():
                 layer.bias.copy_(torch.randint(-2, 3, layer.bias.shape))
         if isinstance(layer, nn.BatchNorm2d):
@@ -139,6 +140,20 @@ def test_offsets_between_cells_read_the_finer_map() -> None:
     with torch.no_grad():
         expected, found = model.trunk(image), model.finer(4).trunk(image)[..., ::2, ::2]
     assert (found - expected).abs().max() > 1e-6  # half a cell is a whole one there: nothing is interpolated
+
+
+def test_what_is_recorded_of_a_finer_net_is_in_its_own_cells() -> None:
+    model, image = net("tiny", "modulated"), torch.randn(1, 3, 48, 48, dtype=torch.float64)
+    with torch.no_grad(), record_offsets(model) as coarse:
+        model(image)
+    finer = model.finer(4)
+    with torch.no_grad(), record_offsets(finer) as fine:
+        finer(image)
+    for name, recorded in coarse.items():
+        assert recorded.offset.abs().max() >= 1
+        torch.testing.assert_close(fine[name].offset[..., ::2, ::2], 2 * recorded.offset)
+        assert fine[name].dilation == (2 * recorded.dilation[0], 2 * recorded.dilation[1])
+        assert (fine[name].located().stride, recorded.located().stride) == (4, 8)
 
 
 @pytest.mark.parametrize("head", [ASPPv2, ASPPv3])
