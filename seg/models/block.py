@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seg.models.conv import Everywhere, he_normal_
+from seg.models.conv import drop_stride, he_normal_
 
 Maker = Callable[..., nn.Module]
 
@@ -67,10 +67,7 @@ class Residual(nn.Module):
     def drop_stride(self) -> None:
         """All layers at stride 1 from now on."""
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                layer.stride = (1, 1)
-            elif isinstance(layer, Everywhere):
-                layer.stride = 1
+            drop_stride(layer)
         self.stride, self.reads = 1, dict.fromkeys(self.reads, 1)
 
     @property

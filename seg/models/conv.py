@@ -57,6 +57,14 @@ def dilate(layer: nn.Module, factor: int) -> None:
         layer.finer *= factor
 
 
+def drop_stride(layer: nn.Module) -> None:
+    """A convolution, or what stands for the one that emits offsets, at stride 1 from now on; no child of it."""
+    if isinstance(layer, nn.Conv2d):
+        layer.stride = (1, 1)
+    elif isinstance(layer, Everywhere):
+        layer.stride = 1
+
+
 class Dilated(nn.Conv2d):
     """3x3 dilated (atrous) convolution: the baseline.
 
