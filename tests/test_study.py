@@ -61,7 +61,7 @@ def test_every_study_and_then_the_evidence(command: Command, sweeps: Path, tmp_p
     page.write_text("".join(f"<!-- table: creatures | {words} -->\nold\n<!-- end -->\n" for words in tables))
     results, charts = tmp_path / "results", tmp_path / "charts"
     code, said = command(
-        "evidence", "name=creatures", f"runs={sweeps}", f"results={results}", f"charts={charts}", f"page={page}"
+        "evidence", "name=creatures", f"runs={sweeps}", f"results={results}", f"charts={charts}", f"pages=[{page}]"
     )
     assert code == 0, said
     document = json.loads((results / "creatures.json").read_text())
@@ -71,7 +71,7 @@ def test_every_study_and_then_the_evidence(command: Command, sweeps: Path, tmp_p
     assert written == shown, "and none that the page does not show"
     assert all(Image.open(path).width > 500 for path in charts.glob("*.png"))
     assert "| deformable 3 layers | 1 | " in page.read_text()
-    assert all(f'<img src="results/{name}.png" alt="a chart">' in page.read_text() for name in shown)
+    assert all(f'<img src="charts/{name}.png" alt="a chart">' in page.read_text() for name in shown)
     assert "old" not in page.read_text()
 
 
@@ -128,7 +128,7 @@ def test_objects_are_ordered_by_the_size_that_the_net_was_given(command: Command
 def test_bad_usage_is_named(
     command: Command, sweeps: Path, tmp_path: Path, script: str, arguments: list[str], words: str
 ) -> None:
-    given = [*arguments, f"runs={sweeps}", f"page={tmp_path}"] if script == "evidence" else arguments
+    given = [*arguments, f"runs={sweeps}", f"pages=[{tmp_path}]"] if script == "evidence" else arguments
     if script == "study" and arguments:
         given = [*arguments, f"run={sweeps / 'creatures' / 'deform_3'}", f"output={tmp_path}"]
     code, said = command(script, *given)

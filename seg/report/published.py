@@ -31,11 +31,14 @@ NOTHING = "Not measured."
 Document = Mapping[str, Any]
 
 
-def fill(page: str, folder: Path) -> str:
-    """The page with every table made anew from the JSON files in a folder; raises DataError for an unknown table."""
+def fill(page: str, folder: Path, charts: str = "results") -> str:
+    """The page with every table made anew from the JSON files in a folder; raises DataError for an unknown table.
+
+    charts: the folder of the charts, as seen from the page
+    """
 
     def table(found: re.Match[str]) -> str:
-        return f"{found[1]}\n{_made(found[2], folder) or NOTHING}\n\n{found[3]}"
+        return f"{found[1]}\n{_made(found[2], folder, charts) or NOTHING}\n\n{found[3]}"
 
     return MARKED.sub(table, page)
 
@@ -55,25 +58,27 @@ def _words(words: str) -> list[str]:
     return [word.strip() for word in words.split("|")]
 
 
-def _made(words: str, folder: Path) -> str | None:
+def _made(words: str, folder: Path, charts: str = "") -> str | None:
     name, kind, *arguments = _words(words)
     if kind not in TABLES:
         raise DataError(f"table: {words}: there are {', '.join(TABLES)}")
     path = folder / f"{name}.json"
     if not path.exists():
         return None
+    document = mapping(load(path), path, "the file")
     try:
-        return TABLES[kind](mapping(load(path), path, "the file"), *arguments)
+        return TABLES[kind](document, *arguments, *([charts] if kind == "chart" else []))
     except LookupError:
         return None
 
 
-def chart(document: Document, name: str, says: str) -> str:
-    """The chart of that name, light or dark as the reader's page is; charts lie in `results` beside the page."""
+def chart(document: Document, name: str, says: str, folder: str) -> str:
+    """The chart of that name in a folder, light or dark as the reader's page is."""
     if name not in document["charts"]:
         raise LookupError(name)
-    dark = f'<source media="(prefers-color-scheme: dark)" srcset="results/{name}-dark.png">'
-    return f'<picture>\n  {dark}\n  <img src="results/{name}.png" alt="{says}">\n</picture>'
+    path = name if folder == "." else f"{folder}/{name}"
+    dark = f'<source media="(prefers-color-scheme: dark)" srcset="{path}-dark.png">'
+    return f'<picture>\n  {dark}\n  <img src="{path}.png" alt="{says}">\n</picture>'
 
 
 def comparison(document: Document, sweep: str) -> str:

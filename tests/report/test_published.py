@@ -1,11 +1,13 @@
 """Tables made from kept results, and the page that is published."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from seg.errors import ConfigError, DataError
 from seg.report.evidence import evidence, read_sweeps, write
@@ -13,7 +15,7 @@ from seg.report.published import MARKED, absent, fill
 from tests.report.conftest import per_image, result
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = "docs/RESULTS.md"
+RESULTS = [ROOT / "docs" / "RESULTS.md", *sorted((ROOT / "docs" / "results").glob("*.md"))]
 
 
 @pytest.fixture
@@ -171,6 +173,8 @@ def test_a_chart_is_shown_once_it_is_drawn(kept: Path) -> None:
     filled = fill(page, kept)
     assert re.findall(r'src(?:set)?="(.*?)"', filled) == ["results/streets_val-dark.png", "results/streets_val.png"]
     assert 'alt="mIoU of all nets"' in filled
+    beside = fill(page, kept, ".")
+    assert re.findall(r'src(?:set)?="(.*?)"', beside) == ["streets_val-dark.png", "streets_val.png"]
 
 
 def test_lists_of_numbers_take_one_line_and_are_the_same_document(tmp_path: Path) -> None:
@@ -214,15 +218,22 @@ def test_a_folder_without_such_sweeps_is_refused(tmp_path: Path) -> None:
         read_sweeps(tmp_path, "camvid")
 
 
-def test_the_published_tables_are_those_of_the_kept_results() -> None:
-    page = (ROOT / RESULTS).read_text(encoding="utf-8")
-    assert len(MARKED.findall(page)) >= 10
-    assert fill(page, ROOT / "benchmarks" / "results") == page, "run python scripts/evidence.py"
+@pytest.mark.parametrize("page", RESULTS, ids=lambda page: page.stem)
+def test_the_published_tables_are_those_of_the_kept_results(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert len(MARKED.findall(text)) >= 10
+    charts = os.path.relpath(ROOT / "docs" / "results", page.parent)
+    assert fill(text, ROOT / "benchmarks" / "results", charts) == text, "run python scripts/evidence.py"
+
+
+def test_the_pages_that_are_filled_are_those_with_results() -> None:
+    pages = OmegaConf.load(ROOT / "conf" / "evidence.yaml").pages
+    assert sorted(ROOT / page for page in pages) == sorted(RESULTS)
 
 
 def test_the_pages_show_the_charts_that_are_there_and_those_alone() -> None:
-    pages = [ROOT / "README.md", ROOT / RESULTS]
+    pages = [ROOT / "README.md", *RESULTS]
     shown = [(page, re.findall(r'src(?:set)?="(.*?)"', page.read_text(encoding="utf-8"))) for page in pages]
     paths = {page.parent / name for page, names in shown for name in names}
     assert not [path for path in paths if not path.is_file()]
-    assert set((ROOT / RESULTS).parent.glob("results/*.png")) <= paths
+    assert set((ROOT / "docs" / "results").glob("*.png")) <= paths
