@@ -208,9 +208,9 @@ def shifted(document: Document) -> Panel:
         axes.set_xlim(-0.1, 1.05)
         grid(axes, theme, "x")
         axes.set_xlabel(f"correlation of offsets, image shifted by {document['shift']} px")
-        axes.legend(frameon=False, fontsize=9, labelcolor=theme["ink"], loc="lower center", bbox_to_anchor=(0.55, 0.05))
+        _legend_above(axes, theme)
 
-    return Panel("Offsets of a shifted image", "Correlation of offsets when the image is shifted, by layer", draw)
+    return Panel("", "Correlation of offsets when the image is shifted, by layer", draw)
 
 
 def classes(document: Document) -> Panel:
