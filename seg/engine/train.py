@@ -52,6 +52,7 @@ class Trainer:
     clip:       largest norm of the gradient, None for no clipping.
     save_every: steps between checkpoints; the last step is always saved. keep: checkpoints that stay on disk.
     patience:   steps in a row with a loss or gradient that is not finite, each skipped, before the run gives up.
+                In fp16 those count by which the scale of the loss is found: some at the start, each halves it.
     devices:    processes on this host that share each batch; they are started by the command (see `launch`).
     average:    decay of the exponential average of the weights that is evaluated in their place, None for none.
     """
@@ -183,11 +184,13 @@ class _Run:
         total = self.ranks.sum(self.backward(group))
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(parameters_of(self.optimizer), self.trainer.clip or math.inf)
-        if self.runtime.precision != "fp16" and not torch.isfinite(total + norm):
-            self.skip(group, float(total))  # fp16's scaler skips such steps by itself
+        finite = bool(torch.isfinite(total + norm))
+        if finite:
+            self.scaler.step(self.optimizer)
+        self.scaler.update()  # in fp16 a step that overflowed halves the scale
+        if not finite:
+            self.skip(group, float(total))
             return factor
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
         self.skipped_in_a_row = 0
         self.losses.append(total)
         if self.average is not None:

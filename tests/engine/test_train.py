@@ -183,21 +183,27 @@ def test_accumulating_two_batches_is_one_batch_of_both() -> None:
 
 
 @pytest.mark.fault(57)
-def test_fault_57_a_step_that_is_not_finite_is_skipped_and_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_fault_57_a_step_that_is_not_finite_is_skipped_and_named(tmp_path: Path, precision: str) -> None:
     loader = Batches()
     loader.poisoned = (3,)
-    model = train(tmp_path, loader=loader)
+    model = train(tmp_path, loader=loader, precision=precision)
     assert weights(model).isfinite().all()
-    (skipped,) = [record for record in RunFolder(tmp_path).read_metrics() if record["kind"] == "skipped"]
+    records = RunFolder(tmp_path).read_metrics()
+    (skipped,) = [record for record in records if record["kind"] == "skipped"]
     assert skipped["names"] == ["0-3-a", "0-3-b"]
+    losses = {record["step"]: record["loss"] for record in records if record["kind"] == "train"}
+    assert losses.pop(4) is None
+    assert all(map(math.isfinite, losses.values()))
 
 
 @pytest.mark.fault(57)
-def test_fault_57_many_such_steps_end_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_fault_57_many_such_steps_end_the_run(tmp_path: Path, precision: str) -> None:
     loader = Batches()
     loader.poisoned = tuple(range(2, 12))
     with pytest.raises(RunError, match="3 steps in a row.*lower optimizer.lr"):
-        train(tmp_path, loader=loader, patience=3)
+        train(tmp_path, loader=loader, patience=3, precision=precision)
 
 
 @pytest.mark.fault(55)
