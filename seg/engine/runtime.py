@@ -30,6 +30,7 @@ class Runtime:
     precision:     number type of the heavy operators, in training and out of it; "auto" is bf16 on a GPU or processor
                    that multiplies in bf16, else fp32. Weights, losses, sampling positions and counts are not in it.
     channels_last: memory layout that convolutions like best, on CPU and GPU alike.
+    deterministic: whether two runs on one machine have the same bits on a GPU as well; slower there.
     threads:       CPU threads; 0 leaves the choice to torch.
     timeout:       seconds that one of several processes waits for the others before the run ends.
     """
@@ -65,6 +66,8 @@ class Runtime:
         torch.manual_seed(seed)
         if self.threads:
             torch.set_num_threads(self.threads)
+        if self.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # a GPU's products are not without it
         torch.use_deterministic_algorithms(self.deterministic)
 
     def take_gpu(self, index: int) -> None:

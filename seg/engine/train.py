@@ -35,7 +35,10 @@ def cross_entropy(logits: Tensor, label: Tensor, count: Tensor | None = None) ->
     count:  labelled pixels to divide by, where these are only part of a step's; by default the label's own.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    total = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum")
+    if torch.are_deterministic_algorithms_enabled():  # a GPU's own sum is not
+        total = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none").sum()
+    else:
+        total = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum")
     return total / (labelled(label) if count is None else count).clamp(min=1)
 
 

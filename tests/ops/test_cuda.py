@@ -22,15 +22,6 @@ def path(request, monkeypatch):
 
 
 @pytest.fixture
-def deterministic(monkeypatch):
-    """Turns torch's deterministic algorithms on, which also fill new tensors with NaN."""
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture
 def tf32():
     """Allows TF32 for the time of a test."""
     torch.backends.cuda.matmul.allow_tf32 = True
