@@ -123,12 +123,13 @@ def test_objects_are_ordered_by_the_size_that_the_net_was_given(command: Command
         ("study", ["studies=[content]", "shift=12"], "multiple of 8"),
         ("study", ["studies=[objects]", "by=area", "images=1"], "by=area: these objects have length, size, seen"),
         ("evidence", ["name=nothing"], "no folder nothing"),
+        ("evidence", ["pages=[nothing.md]"], "pages: there is no nothing.md"),
     ],
 )
 def test_bad_usage_is_named(
     command: Command, sweeps: Path, tmp_path: Path, script: str, arguments: list[str], words: str
 ) -> None:
-    given = [*arguments, f"runs={sweeps}", f"pages=[{tmp_path}]"] if script == "evidence" else arguments
+    given = [f"pages=[{tmp_path}]", f"runs={sweeps}", *arguments] if script == "evidence" else arguments
     if script == "study" and arguments:
         given = [*arguments, f"run={sweeps / 'creatures' / 'deform_3'}", f"output={tmp_path}"]
     code, said = command(script, *given)
