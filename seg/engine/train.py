@@ -35,10 +35,9 @@ def cross_entropy(logits: Tensor, label: Tensor, count: Tensor | None = None) ->
     count:  labelled pixels to divide by, where these are only part of a step's; by default the label's own.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if torch.are_deterministic_algorithms_enabled():  # a GPU's own sum is not
-        total = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none").sum()
-    else:
-        total = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum")
+    # the loss's own sum is not deterministic on a GPU, and is refused there
+    reduction = "none" if torch.are_deterministic_algorithms_enabled() else "sum"
+    total = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction=reduction).sum()
     return total / (labelled(label) if count is None else count).clamp(min=1)
 
 

@@ -11,6 +11,7 @@ says that it was not measured.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -37,15 +38,18 @@ def fill(page: str, folder: Path, charts: str = "results") -> str:
     charts: the folder of the charts, as seen from the page
     """
 
+    documents = _documents(folder)
+
     def table(found: re.Match[str]) -> str:
-        return f"{found[1]}\n{_made(found[2], folder, charts) or NOTHING}\n\n{found[3]}"
+        return f"{found[1]}\n{_made(found[2], documents, charts) or NOTHING}\n\n{found[3]}"
 
     return MARKED.sub(table, page)
 
 
 def absent(page: str, folder: Path) -> list[str]:
     """The tables of a page that there are no results for, as their comments call them."""
-    return [found[2] for found in MARKED.finditer(page) if _made(found[2], folder) is None]
+    documents = _documents(folder)
+    return [found[2] for found in MARKED.finditer(page) if _made(found[2], documents) is None]
 
 
 def charts(page: str) -> set[str]:
@@ -58,14 +62,24 @@ def _words(words: str) -> list[str]:
     return [word.strip() for word in words.split("|")]
 
 
-def _made(words: str, folder: Path, charts: str = "") -> str | None:
+def _documents(folder: Path) -> Callable[[str], Document | None]:
+    """NAME.json of a folder by its name, None where it is missing; each is read once."""
+
+    @functools.cache
+    def document(name: str) -> Document | None:
+        path = folder / f"{name}.json"
+        return mapping(load(path), path, "the file") if path.exists() else None
+
+    return document
+
+
+def _made(words: str, documents: Callable[[str], Document | None], charts: str = "") -> str | None:
     name, kind, *arguments = _words(words)
     if kind not in TABLES:
         raise DataError(f"table: {words}: there are {', '.join(TABLES)}")
-    path = folder / f"{name}.json"
-    if not path.exists():
+    document = documents(name)
+    if document is None:
         return None
-    document = mapping(load(path), path, "the file")
     try:
         return TABLES[kind](document, *arguments, *([charts] if kind == "chart" else []))
     except LookupError:

@@ -96,14 +96,11 @@ def test_a_map_that_does_not_cover_the_image_goes_on_with_its_edge() -> None:
 
 
 @pytest.mark.parametrize("size", [(48, 64), (41, 50), (52, 64)])
-def test_deterministic_algorithms_upsample_alike(size: tuple[int, int]) -> None:
+def test_deterministic_algorithms_upsample_alike(deterministic: None, size: tuple[int, int]) -> None:
     logits = torch.randn(1, 2, 3, 4)
-    expected = Interpolate(16)(logits, size)
-    torch.use_deterministic_algorithms(True)
-    try:
-        torch.testing.assert_close(Interpolate(16)(logits, size), expected)
-    finally:
-        torch.use_deterministic_algorithms(False)
+    found = Interpolate(16)(logits, size)
+    torch.use_deterministic_algorithms(False)
+    torch.testing.assert_close(found, Interpolate(16)(logits, size))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
