@@ -1,40 +1,34 @@
-"""Finished sweeps and what was studied of their runs, as one JSON document to be kept, and its charts."""
+"""Finished sweeps and what was studied of their runs, as one JSON document, and its charts."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from seg.errors import ConfigError, DataError
 from seg.report import panels, studies
-from seg.report.fields import load, mapping
 from seg.report.figures import Panel, save_png
+from seg.report.keeping import read_studies
 from seg.report.reading import finished, read_runs
 from seg.report.results import Run
 from seg.report.variants import Variant, find_baseline, gather, is_fixed, leader, natural
 from seg.report.write import summary
 
 FACTS = ("commit", "date", "device", "backend", "budget", "command")
-_ITEM = r"(?:-?[\d.eE+-]+|null|\[[^\[\]\n]*\])"  # a number, or a list that is on one line
-_LIST = re.compile(rf"\[\s+({_ITEM}(?:,\s+{_ITEM})*)\s+\]")
 
 Sweeps = Mapping[str, Sequence[Variant]]
 
 
 def read_sweeps(folder: Path | str, name: str) -> dict[str, list[Run]]:
-    """The runs of every sweep in a folder that is called NAME or NAME_something and has a finished run.
+    """The runs of every sweep in a folder that is called NAME or NAME_something and has a finished run; {} for none.
 
-    raises: ConfigError where there is no such folder, DataError where no run in them is finished
+    raises: DataError where there are such sweeps, and no run in them is finished
     """
     folders = sorted(path for path in Path(folder).glob(f"{name}*") if path.is_dir())
     found = {path.name: read_runs(path) for path in folders if re.fullmatch(rf"{re.escape(name)}(_\w+)?", path.name)}
-    if not found:
-        raise ConfigError(f"runs={folder}: no folder {name} or {name}_... in it; give the folder of the sweeps")
-    finished([run for runs in found.values() for run in runs])
+    if found:
+        finished([run for runs in found.values() for run in runs])
     return {key: runs for key, runs in found.items() if any(run.result for run in runs)}
 
 
@@ -54,17 +48,10 @@ def evidence(sweeps: Mapping[str, Sequence[Run]], name: str, beside: str | None 
         "name": name,
         "chosen_on_val": baseline,
         "sweeps": {key: _sweep(runs, baseline, None if key == name else best) for key, runs in sweeps.items()},
-        "studies": [study for key, runs in sweeps.items() for run in runs for study in _studies(key, run)],
+        "studies": [
+            {"sweep": key, **study} for key, runs in sweeps.items() for run in runs for study in read_studies(run)
+        ],
     }
-
-
-def write(document: Mapping[str, Any], path: Path) -> None:
-    """Write a document with its lists of numbers, and of points, on one line each."""
-    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for _ in ("numbers", "lists of numbers"):
-        text = _LIST.sub(lambda found: "[" + re.sub(r"\s+", " ", found[1]) + "]", text)
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def draw(
@@ -110,9 +97,6 @@ def _lacks(runs: Sequence[Run], best: Variant) -> bool:
 
 def _run(run: Run) -> dict[str, Any]:
     facts = {key: run.result.facts.get(key) for key in FACTS} if run.result else {}
-    if run.result and facts["date"] is None:  # of before results had a date
-        changed = (run.folder / "result.json").stat().st_mtime
-        facts["date"] = datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds")
     return {
         "run": run.name,
         "variant": run.variant,
@@ -122,23 +106,6 @@ def _run(run: Run) -> dict[str, Any]:
         "miou": run.result.miou if run.result else None,
         **facts,
     }
-
-
-def _studies(sweep: str, run: Run) -> list[dict[str, Any]]:
-    """What scripts/study.py left in folders of a run: the folder's name says on which images."""
-    found = []
-    for path in sorted(run.folder.glob("*/*.json")):
-        if path.stem not in studies.PANELS:
-            continue
-        document = dict(mapping(load(path), path, "the file"))
-        if document.get("schema") != 1:
-            raise DataError(f"{path}: schema is {document.get('schema')!r}, expected 1; study the run again")
-        if "objects" in document:
-            if not is_fixed(document["variant"]):  # whose dilation is the same everywhere
-                document["points"] = [[round(x, 3), round(y, 4)] for x, y in studies.points(document).tolist()]
-            del document["objects"]
-        found.append({"study": path.stem, "of": path.parent.name, "sweep": sweep, **document})
-    return found
 
 
 def _overview(variants: Sequence[Variant]) -> list[Panel]:

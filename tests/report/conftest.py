@@ -47,6 +47,7 @@ def result(variant: str, seed: int = 0, miou: float = 0.8, **changes: Any) -> di
         "seed": seed,
         "budget": "600 iterations of batch 16",
         "command": f"python scripts/train.py seed={seed}",
+        "date": "2026-11-21T16:00:00+00:00",
         **changes,
     }
     return {key: value for key, value in document.items() if value is not None}

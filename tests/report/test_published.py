@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from seg.errors import ConfigError, DataError
-from seg.report.evidence import evidence, read_sweeps, write
+from seg.errors import DataError
+from seg.report.evidence import evidence, read_sweeps
+from seg.report.keeping import keep, write
 from seg.report.published import MARKED, absent, fill
 from tests.report.conftest import per_image, result
 
@@ -24,7 +25,7 @@ def kept(write_run: Callable[..., Path], tmp_path: Path) -> Path:
     for seed in (0, 1):
         for name, on_test, on_val in (("dilated 2", 0.80, 0.70), ("dilated 4", 0.78, 0.72), ("deformable", 0.9, None)):
             miou = on_test + 0.02 * seed
-            document = result(name, seed, miou, per_image=per_image([miou] * 4), date="2026-11-21T16:00:00+00:00")
+            document = result(name, seed, miou, per_image=per_image([miou] * 4))
             write_run(f"creatures/{name},{seed}", document)
             if on_val:
                 write_run(f"creatures_val/{name},{seed}", result(name, seed, on_val))
@@ -54,7 +55,7 @@ def test_the_baseline_is_the_dilation_that_is_best_on_val(kept: Path) -> None:
 
 def test_controls_stand_beside_the_best_adaptive_net(write_run: Callable[..., Path], tmp_path: Path) -> None:
     """Where the sweep lacks it and all else is equal; a sweep of another budget is left by itself."""
-    counted = {"date": "2026-11-21T16:00:00+00:00", "per_image": per_image([0.8] * 4)}
+    counted = {"per_image": per_image([0.8] * 4)}
     write_run("creatures/a", result("deformable", 0, 0.9, **counted | {"per_image": per_image([0.9] * 4)}))
     write_run("creatures/b", result("dilated 2", 0, 0.7, **counted))
     write_run("creatures_control/c", result("dilated 2, wider", 0, 0.8, **counted))
@@ -213,9 +214,37 @@ def test_a_table_of_no_kind_is_refused_with_the_kinds(kept: Path) -> None:
         table(kept, "creatures | colours")
 
 
-def test_a_folder_without_such_sweeps_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no folder camvid"):
-        read_sweeps(tmp_path, "camvid")
+def test_a_folder_without_such_sweeps_has_none(tmp_path: Path) -> None:
+    assert read_sweeps(tmp_path, "camvid") == {}
+
+
+def test_kept_runs_say_what_the_runs_said_and_others_join_them(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    """The same document, interval and all, without the pictures; a seed that is run elsewhere is counted with them."""
+    for seed in (0, 1):
+        for label, miou in (("deformable", 0.9), ("dilated 2", 0.7)):
+            more = {"per_image": per_image([miou, miou + 0.01 * seed]), "sampling": []}
+            folder = write_run(f"here/creatures/{label},{seed}", result(label, seed, miou, **more))
+            rows = [{"image": "a", "length": 20.5, "dilation": {"x": 1.5, "y": 2.5}}]
+            facts = {"schema": 1, "variant": label, "seed": seed, "by": "length"}
+            (folder / "study").mkdir()
+            (folder / "study" / "objects.json").write_text(json.dumps({**facts, "objects": rows}))
+    write_run("here/creatures/running", None, state="running", step=3)
+    sweeps = read_sweeps(tmp_path / "runs" / "here", "creatures")
+    kept = tmp_path / "kept"
+    written = keep(sweeps, kept)
+    assert len(written) == 8
+    assert not any("sampling" in path.read_text() for path in written)
+    again = evidence(read_sweeps(kept, "creatures"), "creatures")
+    before = evidence({"creatures": [run for run in sweeps["creatures"] if run.result]}, "creatures")
+    assert again["sweeps"] == before["sweeps"]
+    points = {study["variant"]: study.get("points") for study in again["studies"]}
+    assert points == {"deformable": [[20.5, 2.0]], "dilated 2": None}
+    write_run("there/creatures/deformable,2", result("deformable", 2, 0.95, per_image=per_image([0.9, 0.9])))
+    keep(read_sweeps(tmp_path / "runs" / "there", "creatures"), kept)
+    assert keep(read_sweeps(kept, "creatures"), tmp_path / "copy"), "a kept run is a run"
+    joined = evidence(read_sweeps(kept, "creatures"), "creatures")["sweeps"]["creatures"]["variants"]
+    assert [variant["miou"]["n"] for variant in joined] == [2, 3]
+    assert joined[1]["difference"]["low"] > 0.1
 
 
 @pytest.mark.parametrize("page", RESULTS, ids=lambda page: page.stem)
