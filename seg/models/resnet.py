@@ -219,7 +219,6 @@ def tiny(conv: Conv, *, output_stride: int = 8, weights: str | Path | None = Non
         "stem_width": 32,
         "stem_kernel": 3,
         "pool": False,
-        "last_gamma": 0.2,
         **arguments,
     }
     return _trunk(conv, weights, False, output_stride=output_stride, **arguments)

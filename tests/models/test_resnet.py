@@ -160,8 +160,8 @@ def test_a_seed_gives_the_same_trunk_whatever_the_variant() -> None:
     assert all(torch.equal(states[0][key], state[key]) for state in states[1:] for key in shared)
 
 
-def test_the_tiny_trunk_starts_with_a_small_last_gain() -> None:
-    trunk = tiny(Dilated)
+def test_the_last_gain_is_that_of_each_blocks_last_norm() -> None:
+    trunk = tiny(Dilated, last_gamma=0.2)
     assert all(torch.equal(block.bn3.weight, torch.full((128,), 0.2)) for block in trunk.layer4)
     assert torch.equal(trunk.layer4[0].bn2.weight, torch.ones(64))
 
