@@ -112,6 +112,7 @@ def test_evidence_differs_in_what_it_says_alone(path: Path) -> None:
         "small": {"trunk", "head"},
         "background": {"data"},
         "recipe": {"data", "trainer"},
+        "offsets": {"optimizer"},
     }
     assert different == about.get(about_what, set())
 
