@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -86,16 +87,22 @@ def by_size(variants: Sequence[Variant], table: str, title: str) -> Panel | None
 
 
 def dilation(variant: Variant, variants: Sequence[Variant]) -> Panel:
-    """Effective dilation of each layer by object size, with the nets of fixed sampling as flat lines."""
+    """Effective dilation of each layer by object size, with the nets of fixed sampling as flat lines.
+
+    Of the latter those that lie within the layers' own values, and the next one above: more would press these together.
+    """
     layers = variant.layers
-    flat = {v.label: v.dilation("small").mean or v.dilation("background").mean for v in variants if not v.adapts}
+    own = [value for layer in layers for size in SIZES if (value := variant.dilation(size, layer).mean) is not None]
+    fixed = {v.label: v.dilation("small").mean or v.dilation("background").mean for v in variants if not v.adapts}
+    levels = {label: level for label, level in fixed.items() if level is not None}
+    highest = min((level for level in levels.values() if level >= max(own, default=0)), default=math.inf)
+    flat = {label: level for label, level in levels.items() if level <= highest}
     colours = roles(variants)
 
     def draw(axes: Axes, theme: Theme) -> None:
         for label, level in flat.items():
-            if level is not None:
-                axes.axhline(level, color=theme[colours[label]], linewidth=1.2, dashes=(4, 3))
-        ends = [(level, label, colours[label]) for label, level in flat.items()]
+            axes.axhline(level, color=theme[colours[label]], linewidth=1.2, dashes=(4, 3))
+        ends: list[tuple[float | None, str, str]] = [(level, label, colours[label]) for label, level in flat.items()]
         for index, layer in enumerate(layers):
             role = layer_role(index, len(layers))
             values = [variant.dilation(size, layer).mean for size in SIZES]

@@ -21,7 +21,7 @@ from seg.report.pictures import Photos, best_and_worst
 from seg.report.reading import read_runs
 from seg.report.theme import DARK, LIGHT, variant_role
 from seg.report.variants import find_baseline, gather
-from tests.report.conftest import add_pictures, per_image, result
+from tests.report.conftest import add_pictures, dilation_rows, per_image, result
 
 Write = Callable[..., Path]
 EVIL = "<script>alert(1)</script>"
@@ -311,6 +311,22 @@ def test_four_dilations_and_five_adaptive_nets_have_colours_of_their_own() -> No
     roles = [variant_role(index, adapts=adapts) for adapts, count in ((False, 4), (True, 5)) for index in range(count)]
     for theme in (LIGHT, DARK):
         assert len({theme[role] for role in roles}) == 9
+
+
+@pytest.mark.parametrize("means, shown", [((1.5, 3.5), (2, 4)), ((1.5, 1.75), (2,)), ((5, 9), (2, 4, 6, 8))])
+def test_far_dilations_do_not_press_the_layers_of_a_net_together(
+    write_run: Write, means: tuple[float, float], shown: tuple[int, ...]
+) -> None:
+    """Of the fixed nets those within the layers' range are drawn, and the next one above."""
+    sizes = ("small", "medium", "large", "background")
+    for fixed in (2, 4, 6, 8):
+        rows = dilation_rows(dict.fromkeys(sizes, float(fixed)), std=0.0)
+        write_run(f"dilated {fixed}", result(f"dilated {fixed}", effective_dilation=rows))
+    own = dict(zip(sizes, (means[0], means[0], means[1], means[0]), strict=True))
+    folder = write_run("deformable", result("deformable", effective_dilation=dilation_rows(own)))
+    variants = gather(read_runs(folder.parent))
+    text = as_svg(panels.dilation(variants[-1], variants), "dilation")
+    assert [fixed for fixed in (2, 4, 6, 8) if f"dilated {fixed}" in text] == list(shown)
 
 
 def test_a_chart_of_studies_has_a_colour_for_each_net() -> None:
