@@ -80,7 +80,7 @@ def by_length(documents: Sequence[Document], what: str) -> Panel:
         axes.set_xscale("log")
         grid(axes, theme)
         _plain_ticks(axes, [edge for document in documents for one in document["bins"] for edge in _edges(one)])
-        axes.set_xlabel(_of_the_object(key) + ("; dashes: the longest in training" if longest else ""))
+        axes.set_xlabel(_of_the_object(key) + ("; dashes: longest in training" if longest else ""))
         axes.set_ylabel("reach, px" if what == "reach" else what)
         if what == "reach":
             axes.set_ylim(bottom=0)
@@ -148,7 +148,7 @@ def unread(document: Document) -> Panel:
             axes.bar(places, values, 0.9 * width, color=theme[layer_role(index, len(layers))], label=layer)
         grid(axes, theme)
         axes.set_xticks(range(4), SIZES)
-        axes.yaxis.set_major_formatter("{x:.2%}")
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")  # as many digits as tell ticks apart
         axes.set_ylabel("cells without a tap within half a cell")
         _legend(axes, theme)
 
