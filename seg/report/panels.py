@@ -91,8 +91,8 @@ def dilation(variant: Variant, variants: Sequence[Variant]) -> Panel:
 
     Of the latter those that lie within the layers' own values, and the next one above: more would press these together.
     """
-    layers = variant.layers
-    own = [value for layer in layers for size in SIZES if (value := variant.dilation(size, layer).mean) is not None]
+    means = {layer: [variant.dilation(size, layer).mean for size in SIZES] for layer in variant.layers}
+    own = [value for values in means.values() for value in values if value is not None]
     fixed = {v.label: v.dilation("small").mean or v.dilation("background").mean for v in variants if not v.adapts}
     levels = {label: level for label, level in fixed.items() if level is not None}
     highest = min((level for level in levels.values() if level >= max(own, default=0)), default=math.inf)
@@ -103,9 +103,8 @@ def dilation(variant: Variant, variants: Sequence[Variant]) -> Panel:
         for label, level in flat.items():
             axes.axhline(level, color=theme[colours[label]], linewidth=1.2, dashes=(4, 3))
         ends: list[tuple[float | None, str, str]] = [(level, label, colours[label]) for label, level in flat.items()]
-        for index, layer in enumerate(layers):
-            role = layer_role(index, len(layers))
-            values = [variant.dilation(size, layer).mean for size in SIZES]
+        for index, (layer, values) in enumerate(means.items()):
+            role = layer_role(index, len(means))
             _line(axes, range(3), values[:3], theme[role], "o")
             axes.plot([3], [np.nan if values[3] is None else values[3]], "o", color=theme[role], markersize=5)
             ends.append((values[2], layer, role))
