@@ -255,6 +255,17 @@ def test_the_published_tables_are_those_of_the_kept_results(page: Path) -> None:
     assert fill(text, ROOT / "benchmarks" / "results", charts) == text, "run python scripts/evidence.py"
 
 
+@pytest.mark.parametrize("name", ["creatures", "car_parts", "camvid_recipe"])
+def test_published_results_can_be_made_of_the_runs_that_are_kept(name: str) -> None:
+    """Which lie in the repository, every one of them."""
+    results = ROOT / "benchmarks" / "results"
+    published = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))["sweeps"]
+    kept = read_sweeps(results / "runs", name)
+    assert {sweep: [(run.name, run.result and run.result.miou) for run in runs] for sweep, runs in kept.items()} == {
+        sweep: [(run["run"], run["miou"]) for run in found["runs"]] for sweep, found in published.items()
+    }
+
+
 def test_the_pages_that_are_filled_are_those_with_results() -> None:
     pages = OmegaConf.load(ROOT / "conf" / "evidence.yaml").pages
     assert sorted(ROOT / page for page in pages) == sorted(RESULTS)
