@@ -148,6 +148,12 @@ def test_a_second_sweep_on_real_images_differs_in_one_value(
     assert sweep.dir == f"runs/evidence/{name}_val"
 
 
+@pytest.mark.parametrize("name", ["camvid_recipe", "car_parts_recipe"])
+def test_a_learning_rate_is_chosen_on_val(name: str) -> None:
+    data = configuration(f"experiment=evidence/{name}", "data.root=unused").data
+    assert (data.train.split, data.evaluate.split) == ("train", "val")
+
+
 def test_the_control_has_no_fewer_parameters_than_the_deformable_net_and_few_more() -> None:
     deformable = parameters("creatures", "deform_3")
     for variant in ("dilated_2", "dilated_4"):
