@@ -96,10 +96,12 @@ class Runtime:
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
 
     def describe(self) -> str:
-        """What the numbers were computed on: "AMD EPYC, 2 threads, fp32"."""
+        """What the numbers were computed on: "AMD EPYC, 2 threads, fp32"; says so of bf16 where "auto" keeps off it."""
         count = torch.get_num_threads()
         threads = f", {count} thread{'' if count == 1 else 's'}" if self.device.type == "cpu" else ""
-        return f"{device_name(self.device)}{threads}, {self.precision}"
+        against = self.precision == "bf16" != _fastest_precision(self.device)
+        note = " (runtime.precision=auto is fp32 here)" if against else ""
+        return f"{device_name(self.device)}{threads}, {self.precision}{note}"
 
 
 def _device(name: str) -> torch.device:

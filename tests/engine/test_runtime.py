@@ -25,6 +25,8 @@ def test_a_processor_that_multiplies_in_bf16_is_asked_to(
     assert Runtime(device="cpu").precision == chosen
     assert Runtime(device="cpu", precision="fp32").precision == "fp32"
     assert Runtime(device="cpu").describe().endswith(chosen)
+    slow = "" if chosen == "bf16" else " (runtime.precision=auto is fp32 here)"
+    assert Runtime(device="cpu", precision="bf16").describe().endswith(f"bf16{slow}")
 
 
 def test_a_gpu_that_would_emulate_bf16_keeps_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
