@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 from seg.data.object_size import object_size
 from seg.data.order import Key, OrderedBatches, ShuffledBatches
@@ -125,7 +126,9 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         try:
-            for batch, problems, mismatch in self._loader:
+            loaded = iter(self._loader)
+            _tell_of_deaths_here_alone(loaded)
+            for batch, problems, mismatch in loaded:
                 self._count(problems)
                 if mismatch:
                     raise DataError(mismatch)
@@ -134,10 +137,17 @@ class Batches:
         except (RuntimeError, ConnectionError, EOFError) as error:
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
+            self._end_workers()
             raise RunError(
                 f"a data worker died ({str(error).splitlines()[0]}); where memory is short, use fewer workers "
                 "or smaller batches"
             ) from None
+
+    def _end_workers(self) -> None:
+        """Now, since the garbage collector would come to it at any time, and wait for them 10 s."""
+        if (reading := self._loader._iterator) is not None:
+            reading._shutdown_workers()  # type: ignore[attr-defined]
+            self._loader._iterator = None
 
     def _count(self, problems: list[str]) -> None:
         for problem in problems:
@@ -146,6 +156,17 @@ class Batches:
                 raise DataError(problem)
             if len(self.skipped) > self._options.skip_limit:
                 raise DataError(f"{len(self.skipped)} bad samples, skip_limit is {self._options.skip_limit}: {problem}")
+
+
+def _tell_of_deaths_here_alone(loaded: Any) -> None:
+    """Takes torch's signal handler off the workers of an iterator over a DataLoader.
+
+    It raises wherever the process is, in the middle of a step or of a save. Without it a worker's death shows when
+    a batch of it is waited for, within the 5 s after which torch looks whether its workers live.
+    """
+    if getattr(loaded, "_worker_pids_set", False):
+        _remove_worker_pids(id(loaded))
+        loaded._worker_pids_set = False
 
 
 class EpochBatches(Batches):

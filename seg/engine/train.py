@@ -22,7 +22,7 @@ from seg.engine.ranks import Ranks, unsynchronized
 from seg.engine.resume import check_config, find_state, random_state, restore_random_state
 from seg.engine.run_folder import RunFolder
 from seg.engine.runtime import Runtime, Stop
-from seg.errors import ConfigError, Preempted, RunError
+from seg.errors import ConfigError, DataError, Preempted, RunError
 from seg.metrics import IGNORE
 
 Observe = Callable[[nn.Module], AbstractContextManager[dict[str, dict[str, float]]]]
@@ -157,7 +157,13 @@ class _Run:
         start, before = time.monotonic(), self.seconds
         while self.step < self.trainer.iterations:
             asked = time.monotonic()
-            group = [next(batches) for _ in range(self.trainer.accumulate)]
+            try:
+                group = [next(batches) for _ in range(self.trainer.accumulate)]
+            except (DataError, RunError):
+                if self.step and self.ranks.world == 1:  # else the other ranks would be waited for
+                    self.save()
+                    progress.note(f"saved at step {self.step}; the same command goes on from there")
+                raise
             self.waited += time.monotonic() - asked
             logged = (self.step + 1) % self.trainer.log_every == 0 or self.step + 1 == self.trainer.iterations
             with self.observe(self.model) if logged else nullcontext({}) as offsets:

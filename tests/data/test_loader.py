@@ -1,6 +1,7 @@
 import os
 import pickle
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -165,12 +166,15 @@ def test_fault_44_the_last_incomplete_training_batch_is_left_out() -> None:
 
 
 @pytest.mark.fault(45)
-def test_fault_45_a_killed_worker_ends_the_run_with_one_clear_line() -> None:
+@pytest.mark.parametrize("killed", [1, 2])
+def test_fault_45_a_killed_worker_ends_the_run_with_one_clear_line(killed: int) -> None:
+    """Where a batch is waited for; not in the middle of a step, which the sleep stands for, nor of what follows."""
     loader = creatures_loader(2, images=60)
     batches = loader.epoch(0)
     next(batches)
-    for process in loader._loader._iterator._workers:  # type: ignore[union-attr]
+    for process in loader._loader._iterator._workers[:killed]:  # type: ignore[union-attr]
         os.kill(process.pid, signal.SIGKILL)
+    time.sleep(0.2)
     with pytest.raises(RunError, match="a data worker died") as caught:
         list(batches)
     assert "\n" not in str(caught.value)

@@ -6,18 +6,30 @@ import pytest
 import torch
 from torch import nn
 
-from seg.data import Creatures, train_loader, training_transform
+from seg.data import Creatures, Sample, train_loader, training_transform
 from seg.engine import RunFolder, Runtime, Schedule, Trainer, checkpoint, sgd
 from seg.engine.resume import differing_keys
+from seg.errors import DataError
 
 
-def train(folder: Path, iterations: int, workers: int = 0, **trainer: object) -> nn.Module:
+class Damaged(Creatures):
+    """One image can't be read."""
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == 4:
+            raise DataError("image 4: the file is empty; fetch it again")
+        return super().__getitem__(index)
+
+
+def train(
+    folder: Path, iterations: int, workers: int = 0, dataset: type[Creatures] = Creatures, save_every: int = 1
+) -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Dropout(0.2), nn.Conv2d(4, 5, 1))
     transform = training_transform(flip=True, rotate90=False, crop=(20, 24), scale=None, resize=None, color=0.0)
-    return Trainer(iterations=iterations, save_every=1, keep=9, average=0.75, **trainer).train(
+    return Trainer(iterations=iterations, save_every=save_every, keep=9, average=0.75).train(
         model,
-        train_loader(Creatures("val", images=6), transform, batch_size=2, seed=3, workers=workers),
+        train_loader(dataset("val", images=6), transform, batch_size=2, seed=3, workers=workers),
         sgd(model, lr=0.1),
         Schedule(6),
         folder=RunFolder(folder),
@@ -49,6 +61,19 @@ def test_fault_53_average_and_weights_go_on_bit_for_bit_with_workers(tmp_path: P
     assert torch.equal(weights(whole.state_dict()), weights(parts.state_dict()))
     last = [checkpoint.newest(tmp_path / name / "checkpoints")[0] for name in ("whole", "parts")]
     assert torch.equal(weights(last[0]["model"]), weights(last[1]["model"]))
+
+
+@pytest.mark.fault(32)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_fault_32_what_was_trained_before_a_bad_file_is_kept_and_goes_on(
+    workers: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(DataError, match="image 4"):
+        train(tmp_path / "parts", 5, workers, Damaged, save_every=5)
+    (kept,) = checkpoint.list_checkpoints(tmp_path / "parts" / "checkpoints")
+    assert f"saved at step {checkpoint.load(kept)['step']}; the same command goes on" in capsys.readouterr().err
+    mended = train(tmp_path / "parts", 5, workers)
+    assert torch.equal(weights(train(tmp_path / "whole", 5).state_dict()), weights(mended.state_dict()))
 
 
 def test_a_checkpoint_of_an_older_version_goes_on_bit_for_bit(tmp_path: Path) -> None:
