@@ -1,4 +1,4 @@
-"""What benchmark.py run and scaling keep: every part of a loop beside the bare net, in each number type."""
+"""What benchmark.py run and scaling keep: every part of a loop beside the bare net; and the number types of all."""
 
 import copy
 import json
@@ -17,6 +17,7 @@ from seg.models import tiny
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import contenders  # noqa: E402
 import whole_runs  # noqa: E402
 
 EVALUATION = ["forward", "evaluation", "with effective dilation", "and from files"]
@@ -45,11 +46,13 @@ def test_a_whole_run_is_measured_part_by_part(config: DictConfig, monkeypatch: p
 
 
 @pytest.mark.parametrize(("capable", "measured"), [(True, ["fp32", "bf16"]), (False, ["fp32"])])
-def test_a_whole_run_is_measured_in_the_number_type_that_this_processor_would_take(
+def test_all_is_measured_in_the_number_types_that_this_processor_would_take(
     capable: bool, measured: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": capable})
     assert whole_runs.precisions("cpu") == measured
+    assert ("train bf16" in contenders.not_emulated(contenders.MEASURES, "cpu")) == capable
+    assert "train" in contenders.not_emulated(contenders.MEASURES, "cpu")
 
 
 def test_the_training_that_is_measured_is_the_bare_steps_and_saves_nothing(config: DictConfig, tmp_path: Path) -> None:
