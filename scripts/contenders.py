@@ -201,8 +201,13 @@ def known(chosen: list[str], choices: Mapping[str, object], key: str) -> list[st
 
 def not_emulated(measures: Iterable[str], device: str) -> list[str]:
     """Without those in bf16 where no net is computed in it: a plain product takes 60 times as long with AVX2."""
-    computed = Runtime(device=device).precision
-    return [name for name in measures if computed == "bf16" or not name.endswith("bf16")]
+    computed = precisions(device)
+    return [name for name in measures if "bf16" in computed or not name.endswith("bf16")]
+
+
+def precisions(device: str) -> list[str]:
+    """fp32, and what is chosen on this machine where it is left to choose."""
+    return list(dict.fromkeys(["fp32", Runtime(device=device).precision]))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 import torch
-from contenders import net
+from contenders import net, precisions
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from PIL import Image
@@ -66,11 +66,6 @@ def rows(config: DictConfig) -> Iterator[dict[str, object]]:
             for name, trunk in TRUNKS.items():
                 for runtime in runtimes:
                     yield measured(f"{name}, {runtime.precision}", trunk, data, runtime, config)
-
-
-def precisions(device: str) -> list[str]:
-    """fp32, and what is chosen on this machine where it is left to choose."""
-    return list(dict.fromkeys(["fp32", Runtime(device=device).precision]))
 
 
 def evaluation_row(
