@@ -157,13 +157,7 @@ class _Run:
         start, before = time.monotonic(), self.seconds
         while self.step < self.trainer.iterations:
             asked = time.monotonic()
-            try:
-                group = [next(batches) for _ in range(self.trainer.accumulate)]
-            except (DataError, RunError):
-                if self.step and self.ranks.world == 1:  # else the other ranks would be waited for
-                    self.save()
-                    progress.note(f"saved at step {self.step}; the same command goes on from there")
-                raise
+            group = self.group(batches, progress)
             self.waited += time.monotonic() - asked
             logged = (self.step + 1) % self.trainer.log_every == 0 or self.step + 1 == self.trainer.iterations
             with self.observe(self.model) if logged else nullcontext({}) as offsets:
@@ -185,6 +179,16 @@ class _Run:
         while True:
             yield from self.loader.epoch(epoch, start)
             epoch, start = epoch + 1, 0
+
+    def group(self, batches: Iterator[Batch], progress: Progress) -> list[Batch]:
+        """The batches of one step. Where they can't be had, what was trained so far is saved first."""
+        try:
+            return [next(batches) for _ in range(self.trainer.accumulate)]
+        except (DataError, RunError):
+            if self.step and self.ranks.world == 1:  # else the other ranks would be waited for
+                self.save()
+                progress.note(f"saved at step {self.step}; the same command goes on from there")
+            raise
 
     def take_step(self, group: list[Batch]) -> float:
         factor = self.schedule.apply(self.optimizer, self.step)
