@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from seg.report.figures import Panel, grid, label_ends
 from seg.report.results import SIZES, Histogram
 from seg.report.statistics import image_miou
-from seg.report.theme import Theme, layer_role, variant_role
+from seg.report.theme import Theme, layer_role, variant_roles
 from seg.report.variants import Variant, difference
 
 _MARKERS = "osD^vPX"
@@ -19,8 +19,7 @@ _MARKERS = "osD^vPX"
 
 def roles(variants: Sequence[Variant]) -> dict[str, str]:
     """The colour role of each variant, by its label; the same in every chart."""
-    kinds = {adapts: [v.label for v in variants if v.adapts is adapts] for adapts in (False, True)}
-    return {v.label: variant_role(kinds[v.adapts].index(v.label), adapts=v.adapts) for v in variants}
+    return variant_roles({variant.label: variant.adapts for variant in variants})
 
 
 def seeds(variants: Sequence[Variant]) -> Panel:

@@ -14,7 +14,7 @@ from matplotlib.ticker import NullLocator
 
 from seg.report.figures import Panel, grid
 from seg.report.results import SIZES
-from seg.report.theme import Theme, layer_role, variant_role
+from seg.report.theme import Theme, layer_role, variant_roles
 from seg.report.variants import is_fixed
 
 Document = Mapping[str, Any]
@@ -68,7 +68,9 @@ def by_length(documents: Sequence[Document], what: str) -> Panel:
     longest = longest if longest and longest < documents[0]["bins"][-1]["to"] else None
 
     def draw(axes: Axes, theme: Theme) -> None:
-        for index, (document, role) in enumerate(zip(documents, _roles(documents), strict=True)):
+        roles = variant_roles({document["variant"]: not is_fixed(document["variant"]) for document in documents})
+        for index, document in enumerate(documents):
+            role = roles[document["variant"]]
             bins = [one for one in document["bins"] if one[what] is not None]
             x = [(one["from"] * one["to"]) ** 0.5 * 1.015 ** (index - len(documents) / 2) for one in bins]
             y = np.array([one[what] for one in bins])
@@ -270,16 +272,6 @@ def _of_the_object(key: str) -> str:
 
 def _edges(one: Mapping[str, Any]) -> tuple[float, float]:
     return one["from"], one["to"]
-
-
-def _roles(documents: Sequence[Document]) -> list[str]:
-    """Greys for the nets of fixed sampling, far apart where they are two; strong colours for the others."""
-    fixed = [is_fixed(document["variant"]) for document in documents]
-    greys = range(1, 4, 2) if fixed.count(True) <= 2 else range(len(fixed))
-    return [
-        variant_role(greys[fixed[:i].count(True)] if f else fixed[:i].count(False), adapts=not f)
-        for i, f in enumerate(fixed)
-    ]
 
 
 def _names(documents: Sequence[Document]) -> str:

@@ -6,6 +6,7 @@ labelled where they end.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 Theme = Mapping[str, str]
@@ -22,14 +23,14 @@ def _roles(
 
 LIGHT = _roles(
     ("#fcfbf8", "#ffffff", "#1b1d21", "#626973", "#e5e2db", "#c9430c", "#d4145a"),
-    fixed=("#7b91a5", "#5c7890", "#42607a", "#2a4259"),
+    fixed=("#8b9fb1", "#637e97", "#405d77", "#1f3346"),
     adapts=("#d9480f", "#8a2a83", "#a87500", "#0b7a75", "#1d5fe0"),
     layer=("#f0a878", "#e5854b", "#d8642a", "#b9480f", "#8b3405", "#5a2002"),
     size=("#b88200", "#0e9384", "#3243a8", "#858c95"),
 )
 DARK = _roles(
     ("#131519", "#1a1d22", "#eceae5", "#9aa3ad", "#2c3138", "#ff8f57", "#ff5c93"),
-    fixed=("#7388a0", "#93a9bd", "#b3c6d6", "#d8e3ec"),
+    fixed=("#667b92", "#8ea5ba", "#b6c9d9", "#e4edf4"),
     adapts=("#ff8a50", "#e08be0", "#f0c24b", "#4fd1c5", "#5b9dff"),
     layer=("#a0552b", "#c46a35", "#e58449", "#ffa670", "#ffc6a2", "#ffe6d6"),
     size=("#fcd34d", "#2dd4bf", "#93a5ff", "#7b838c"),
@@ -50,10 +51,26 @@ def with_variables(svg: str) -> str:
     return svg
 
 
-def variant_role(index: int, *, adapts: bool) -> str:
-    """The role of the index-th variant of its kind."""
-    kind = "adapts" if adapts else "fixed"
-    return f"{kind}-{index % sum(role.startswith(kind) for role in LIGHT)}"
+def variant_roles(adapts: Mapping[str, bool]) -> dict[str, str]:
+    """The colour role of each label, given whether its net adapts; a net keeps its colour from chart to chart.
+
+    The first number in a label tells its colour: greys darken with the dilation, and one to four layers have a colour
+    each. Where that is taken, the label has the next that is free.
+    """
+    roles: dict[str, str] = {}
+    for label, kind in ((label, "adapts" if adapts[label] else "fixed") for label in adapts):
+        own, count = _own(label, kind), sum(role.startswith(kind) for role in LIGHT)
+        wanted = [f"{kind}-{(own + step) % count}" for step in range(count)]
+        roles[label] = next((role for role in wanted if role not in roles.values()), wanted[0])
+    return roles
+
+
+def _own(label: str, kind: str) -> int:
+    """Which colour of its kind a label would have: three deformable layers the first, three modulated the second."""
+    digits = re.search(r"\d+", label)
+    if kind == "fixed":
+        return int(digits[0]) // 2 - 1 if digits else 0
+    return 3 * (int(digits[0]) if digits else 3) + 1 + label.startswith("modulated")
 
 
 def layer_role(index: int, layers: int) -> str:

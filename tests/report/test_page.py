@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from seg.errors import ConfigError, DataError
-from seg.report import html, panels, studies, write_report
+from seg.report import html, panels, write_report
 from seg.report.figures import as_svg, spread
 from seg.report.headline import headline, notes
 from seg.report.pictures import Photos, best_and_worst
 from seg.report.reading import read_runs
-from seg.report.theme import DARK, LIGHT, variant_role
+from seg.report.theme import DARK, LIGHT, variant_roles
 from seg.report.variants import find_baseline, gather
 from tests.report.conftest import add_pictures, dilation_rows, per_image, result
 
@@ -307,10 +307,26 @@ def test_labels_stay_below_the_top_and_push_those_under_them_down() -> None:
     assert spread([1.2, 0.2], 0.1, top=1) == [1.2, 0.2], "where the line ends, there its name is"
 
 
+NETS = {f"dilated {d}": False for d in (2, 4, 6, 8)} | {f"deformable {n} layers": True for n in (1, 2, 3, 4)}
+NETS |= {"modulated 3 layers": True}
+
+
 def test_four_dilations_and_five_adaptive_nets_have_colours_of_their_own() -> None:
-    roles = [variant_role(index, adapts=adapts) for adapts, count in ((False, 4), (True, 5)) for index in range(count)]
+    roles = variant_roles(NETS)
     for theme in (LIGHT, DARK):
-        assert len({theme[role] for role in roles}) == 9
+        assert len({theme[role] for role in roles.values()}) == 9
+
+
+def test_a_net_keeps_its_colour_from_chart_to_chart() -> None:
+    roles = variant_roles(NETS)
+    for chosen in (("dilated 8", "deformable 4 layers"), ("dilated 4", "deformable 3 layers", "modulated 3 layers")):
+        assert variant_roles({net: NETS[net] for net in chosen}) == {net: roles[net] for net in chosen}
+
+
+def test_nets_of_one_number_differ_in_colour_as_long_as_there_are_colours() -> None:
+    groups = {f"deformable 3 layers, {groups} offset groups": True for groups in range(1, 7)}
+    assert len(set(variant_roles(groups).values())) == 5
+    assert set(variant_roles({"dilated": False, "wide": False})) == {"dilated", "wide"}
 
 
 @pytest.mark.parametrize("means, shown", [((1.5, 3.5), (2, 4)), ((1.5, 1.75), (2,)), ((5, 9), (2, 4, 6, 8))])
@@ -327,13 +343,6 @@ def test_far_dilations_do_not_press_the_layers_of_a_net_together(
     variants = gather(read_runs(folder.parent))
     text = as_svg(panels.dilation(variants[-1], variants), "dilation")
     assert [fixed for fixed in (2, 4, 6, 8) if f"dilated {fixed}" in text] == list(shown)
-
-
-def test_a_chart_of_studies_has_a_colour_for_each_net() -> None:
-    labels = ["dilated 2", "dilated 4", "dilated 6", "dilated 8", *(f"deformable {k} layers" for k in range(5))]
-    nets = [{"variant": label} for label in labels]
-    assert len(set(studies._roles(nets))) == len(nets)
-    assert studies._roles([nets[0], nets[1], nets[4]]) == ["fixed-1", "fixed-3", "adapts-0"], "two greys lie far apart"
 
 
 def test_report_never_imports_torch() -> None:
