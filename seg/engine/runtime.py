@@ -8,13 +8,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Literal
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from seg.errors import ConfigError, Preempted
@@ -143,7 +143,7 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": version("torchvision"),
         "numpy": np.__version__,
     }
 
