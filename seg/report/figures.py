@@ -9,7 +9,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -103,10 +105,12 @@ def grid(axes: Axes, theme: Theme, axis: str = "y") -> None:
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Names at the right edge, (height, text, colour) each, moved apart where they would touch."""
+    """Names at the right edge, (height, text, colour) each: long ones in lines, moved apart where they would touch."""
     to_axes = axes.transScale + axes.transLimits
     wanted = [float(to_axes.transform((0, height))[1]) for height, _, _ in ends]
-    for place, (_, text, colour) in zip(spread(wanted, 0.085, top=1), ends, strict=True):
+    texts = [fill(text, 26) for _, text, _ in ends]
+    heights = [0.085 + 0.06 * text.count("\n") for text in texts]
+    for place, text, (_, _, colour) in zip(spread(wanted, heights, top=1), texts, ends, strict=True):
         axes.annotate(
             text,
             (1, place),
@@ -120,20 +124,29 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
         )
 
 
-def spread(places: Sequence[float], gap: float, top: float = math.inf) -> list[float]:
-    """Places at least a gap apart and in the same order, each cluster centred where its members wanted to be.
+def spread(places: Sequence[float], heights: Sequence[float], top: float = math.inf) -> list[float]:
+    """Places for the middles of labels of these heights, in the same order, so that none lies on another; each cluster
+    is centred where its members wanted to be.
 
     top: no place comes to lie above it, unless it was wanted there
     """
 
+    def within(cluster: Sequence[int]) -> list[float]:
+        steps = ((heights[below] + heights[above]) / 2 for below, above in pairwise(cluster))
+        return list(accumulate(steps, initial=0.0))
+
     def start(cluster: Sequence[int]) -> float:
-        wanted = sum(places[index] for index in cluster) / len(cluster)
-        return min(wanted - gap * (len(cluster) - 1) / 2, max(top, places[cluster[-1]]) - gap * (len(cluster) - 1))
+        steps = within(cluster)
+        wanted = sum(places[index] for index in cluster) - sum(steps)
+        return min(wanted / len(cluster), max(top, places[cluster[-1]]) - steps[-1])
 
     clusters: list[list[int]] = []
     for index in sorted(range(len(places)), key=places.__getitem__):
         clusters.append([index])
-        while len(clusters) > 1 and start(clusters[-1]) < start(clusters[-2]) + gap * len(clusters[-2]):
+        while (
+            len(clusters) > 1
+            and start(clusters[-1]) - start(clusters[-2]) < within(clusters[-2] + clusters[-1][:1])[-1]
+        ):
             clusters[-2:] = [clusters[-2] + clusters[-1]]
-    moved = {i: start(cluster) + k * gap for cluster in clusters for k, i in enumerate(cluster)}
+    moved = {i: start(cluster) + step for cluster in clusters for i, step in zip(cluster, within(cluster), strict=True)}
     return [moved[index] for index in range(len(places))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.colors import ListedColormap
 from matplotlib.ticker import NullLocator
 
-from seg.report.figures import Panel, grid
+from seg.report.figures import Panel, grid, label_ends
 from seg.report.results import SIZES
 from seg.report.theme import Theme, layer_role, variant_roles
 from seg.report.variants import is_fixed
@@ -69,6 +68,7 @@ def by_length(documents: Sequence[Document], what: str) -> Panel:
 
     def draw(axes: Axes, theme: Theme) -> None:
         roles = variant_roles({document["variant"]: not is_fixed(document["variant"]) for document in documents})
+        ends = []
         for index, document in enumerate(documents):
             role = roles[document["variant"]]
             bins = [one for one in document["bins"] if one[what] is not None]
@@ -76,7 +76,8 @@ def by_length(documents: Sequence[Document], what: str) -> Panel:
             y = np.array([one[what] for one in bins])
             low, high = (np.array([v if (v := one[k]) is not None else one[what] for one in bins]) for k in ENDS)
             axes.errorbar(x, y, [y - low, high - y], fmt="none", ecolor=theme[role], alpha=0.5, elinewidth=1.5)
-            axes.plot(x, y, "o-", color=theme[role], markersize=5, linewidth=1.8, label=fill(document["variant"], 26))
+            axes.plot(x, y, "o-", color=theme[role], markersize=5, linewidth=1.8)
+            ends += [(y[-1], document["variant"], theme[role])] if bins else []
         if longest:
             axes.axvline(longest, color=theme["muted"], linewidth=1, dashes=(4, 3))
         axes.set_xscale("log")
@@ -86,7 +87,7 @@ def by_length(documents: Sequence[Document], what: str) -> Panel:
         axes.set_ylabel("reach, px" if what == "reach" else what)
         if what == "reach":
             axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, fontsize=8 if len(documents) > 3 else 9, labelcolor=theme["ink"])
+        label_ends(axes, ends)
 
     by = "length" if key == "length" else "size"
     return Panel(f"{what.capitalize()} by {by}", f"{what.capitalize()} of objects by {by}: {_names(documents)}", draw)

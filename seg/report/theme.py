@@ -55,10 +55,11 @@ def variant_roles(adapts: Mapping[str, bool]) -> dict[str, str]:
     """The colour role of each label, given whether its net adapts; a net keeps its colour from chart to chart.
 
     The first number in a label tells its colour: greys darken with the dilation, and one to four layers have a colour
-    each. Where that is taken, the label has the next that is free.
+    each. Where that is taken, the label has the next that is free; short ones, of nets without a setting, choose first.
     """
     roles: dict[str, str] = {}
-    for label, kind in ((label, "adapts" if adapts[label] else "fixed") for label in adapts):
+    for label in sorted(adapts, key=len):
+        kind = "adapts" if adapts[label] else "fixed"
         own, count = _own(label, kind), sum(role.startswith(kind) for role in LIGHT)
         wanted = [f"{kind}-{(own + step) % count}" for step in range(count)]
         roles[label] = next((role for role in wanted if role not in roles.values()), wanted[0])

@@ -295,16 +295,21 @@ def test_runs_of_unequal_budget_are_pointed_out(write_run: Write) -> None:
 
 
 def test_labels_move_apart_and_keep_their_order() -> None:
-    places = spread([0.5, 0.52, 0.1, 0.51], 0.1)
+    places = spread([0.5, 0.52, 0.1, 0.51], [0.1] * 4)
     assert sorted(range(4), key=places.__getitem__) == [2, 0, 3, 1]
     assert places[2] == pytest.approx(0.1)
     assert sorted(places)[1:] == pytest.approx([0.41, 0.51, 0.61])
 
 
 def test_labels_stay_below_the_top_and_push_those_under_them_down() -> None:
-    assert spread([0.99, 0.98, 0.8], 0.1, top=1) == pytest.approx([1.0, 0.9, 0.8])
-    assert spread([0.99, 0.98, 0.95], 0.1, top=1) == pytest.approx([1.0, 0.9, 0.8])
-    assert spread([1.2, 0.2], 0.1, top=1) == [1.2, 0.2], "where the line ends, there its name is"
+    assert spread([0.99, 0.98, 0.8], [0.1] * 3, top=1) == pytest.approx([1.0, 0.9, 0.8])
+    assert spread([0.99, 0.98, 0.95], [0.1] * 3, top=1) == pytest.approx([1.0, 0.9, 0.8])
+    assert spread([1.2, 0.2], [0.1] * 2, top=1) == [1.2, 0.2], "where the line ends, there its name is"
+
+
+def test_a_label_of_two_lines_keeps_the_others_further_away() -> None:
+    assert spread([0.5, 0.5, 0.5], [0.1, 0.2, 0.1]) == pytest.approx([0.35, 0.5, 0.65])
+    assert spread([0.5, 0.3], [0.1, 0.2]) == [0.5, 0.3]
 
 
 NETS = {f"dilated {d}": False for d in (2, 4, 6, 8)} | {f"deformable {n} layers": True for n in (1, 2, 3, 4)}
