@@ -108,7 +108,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """Names at the right edge, (height, text, colour) each: long ones in lines, moved apart where they would touch."""
     to_axes = axes.transScale + axes.transLimits
     wanted = [float(to_axes.transform((0, height))[1]) for height, _, _ in ends]
-    texts = [fill(text, 26) for _, text, _ in ends]
+    texts = [in_lines(text) for _, text, _ in ends]
     heights = [0.085 + 0.06 * text.count("\n") for text in texts]
     for place, text, (_, _, colour) in zip(spread(wanted, heights, top=1), texts, ends, strict=True):
         axes.annotate(
@@ -122,6 +122,13 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
             fontsize=9.5,
             annotation_clip=False,
         )
+
+
+def in_lines(text: str, width: int = 28) -> str:
+    """A name in lines no longer than the width, broken where it has a comma, where that is too long for one line."""
+    if len(text) <= width:
+        return text
+    return "\n".join(fill(part, width) for part in text.replace(", ", ",\n").split("\n"))
 
 
 def spread(places: Sequence[float], heights: Sequence[float], top: float = math.inf) -> list[float]:

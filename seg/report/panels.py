@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from seg.report.figures import Panel, grid, label_ends
+from seg.report.figures import Panel, grid, in_lines, label_ends
 from seg.report.results import SIZES, Histogram
 from seg.report.statistics import image_miou
 from seg.report.theme import Theme, layer_role, variant_roles
@@ -59,7 +59,7 @@ def differences(variants: Sequence[Variant], baseline: Variant) -> Panel | None:
         _rows(axes, theme, [v.label for v, _ in found])
         axes.set_xlabel("difference in mIoU; bar: 95 % interval")
         axes.margins(x=0.1)
-        axes.locator_params(axis="x", nbins=5)
+        axes.locator_params(axis="x", nbins=4)
 
     return Panel(
         f"Difference to {baseline.label}", f"Difference in mIoU to {baseline.label}, with 95 % intervals", draw
@@ -165,7 +165,7 @@ def image_differences(variant: Variant, baseline: Variant) -> Panel | None:
         grid(axes, theme)
         axes.axhline(0, color=theme["muted"], linewidth=0.8)
         axes.set_xlabel(f"{len(gains)} images, sorted; better on {better.sum()}")
-        axes.set_ylabel(f"mIoU minus {baseline.label}'s")
+        axes.set_ylabel("mIoU minus the baseline's")
 
     return Panel(
         f"{variant.label}, image by image",
@@ -228,7 +228,7 @@ def name_ends(axes: Axes, theme: Theme, ends: Sequence[tuple[float | None, str, 
 
 def _rows(axes: Axes, theme: Theme, labels: Sequence[str]) -> None:
     grid(axes, theme, "x")
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), [in_lines(label) for label in labels])
     axes.tick_params(axis="y", length=0, labelcolor=theme["ink"])
     axes.spines["left"].set_visible(False)
     axes.set_ylim(len(labels) - 0.4, -0.6)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from seg.errors import ConfigError, DataError
 from seg.report import html, panels, write_report
-from seg.report.figures import as_svg, spread
+from seg.report.figures import as_svg, in_lines, spread
 from seg.report.headline import headline, notes
 from seg.report.pictures import Photos, best_and_worst
 from seg.report.reading import read_runs
@@ -310,6 +310,12 @@ def test_labels_stay_below_the_top_and_push_those_under_them_down() -> None:
 def test_a_label_of_two_lines_keeps_the_others_further_away() -> None:
     assert spread([0.5, 0.5, 0.5], [0.1, 0.2, 0.1]) == pytest.approx([0.35, 0.5, 0.65])
     assert spread([0.5, 0.3], [0.1, 0.2]) == [0.5, 0.3]
+
+
+def test_long_names_are_broken_at_commas_and_short_ones_stay_whole() -> None:
+    assert in_lines("dilated 4, wider") == "dilated 4, wider"
+    assert in_lines("deformable 3 layers, 2 offset groups") == "deformable 3 layers,\n2 offset groups"
+    assert in_lines("a name of more than one line without commas") == "a name of more than one line\nwithout commas"
 
 
 NETS = {f"dilated {d}": False for d in (2, 4, 6, 8)} | {f"deformable {n} layers": True for n in (1, 2, 3, 4)}
