@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from seg.alarms import LARGEST, MEAN
-from seg.report.figures import Panel, grid
-from seg.report.panels import name_ends, roles
+from seg.report.figures import Panel, grid, label_ends
+from seg.report.panels import roles
 from seg.report.theme import Theme, layer_role
 from seg.report.variants import Variant
 
@@ -68,7 +68,7 @@ def _panel(title: str, curves: Mapping[str, np.ndarray], limit: float) -> Panel:
         axes.set_ylabel("cells")
         if max(curve[:, 1].max() for curve in curves.values()) > limit:
             axes.axhline(limit, color=theme["error"], linewidth=1.2, dashes=(4, 3))
-        name_ends(axes, theme, [(float(curve[-1, 1]), name, colours[name]) for name, curve in curves.items()])
+        label_ends(axes, theme, [(float(curve[-1, 1]), name, colours[name]) for name, curve in curves.items()])
 
     return Panel(title, f"{title}, by step", draw)
 
@@ -88,7 +88,7 @@ def _curves(variants: Sequence[Variant], title: str, value: Reader, window: int)
         ends: dict[str, list[float]] = {}
         for variant, curve in lines:
             ends.setdefault(variant.label, []).append(curve[-1, 1])
-        name_ends(axes, theme, [(float(np.mean(last)), label, colours[label]) for label, last in ends.items()])
+        label_ends(axes, theme, [(float(np.mean(last)), label, colours[label]) for label, last in ends.items()])
 
     return Panel(title, f"{title} by step, a line for each run", draw)
 

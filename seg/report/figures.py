@@ -104,13 +104,17 @@ def grid(axes: Axes, theme: Theme, axis: str = "y") -> None:
     axes.tick_params(axis=axis, length=0)  # type: ignore[arg-type]
 
 
-def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Names at the right edge, (height, text, colour) each: long ones in lines, moved apart where they would touch."""
+def label_ends(axes: Axes, theme: Theme, ends: Sequence[tuple[float | None, str, str]]) -> None:
+    """Names at the right edge, (height, text, colour role) each, moved apart where they would touch; None has no end.
+
+    Long names are in lines.
+    """
+    axes.autoscale_view(scalex=False)
     to_axes = axes.transScale + axes.transLimits
-    wanted = [float(to_axes.transform((0, height))[1]) for height, _, _ in ends]
-    texts = [in_lines(text) for _, text, _ in ends]
-    heights = [0.085 + 0.06 * text.count("\n") for text in texts]
-    for place, text, (_, _, colour) in zip(spread(wanted, heights, top=1), texts, ends, strict=True):
+    known = [(height, in_lines(text), theme[role]) for height, text, role in ends if height is not None]
+    wanted = [float(to_axes.transform((0, height))[1]) for height, _, _ in known]
+    heights = [0.085 + 0.06 * text.count("\n") for _, text, _ in known]
+    for place, (_, text, colour) in zip(spread(wanted, heights, top=1), known, strict=True):
         axes.annotate(
             text,
             (1, place),
@@ -137,23 +141,19 @@ def spread(places: Sequence[float], heights: Sequence[float], top: float = math.
 
     top: no place comes to lie above it, unless it was wanted there
     """
+    order = sorted(range(len(places)), key=places.__getitem__)
+    gaps = ((heights[below] + heights[above]) / 2 for below, above in pairwise(order))
+    stacked = list(accumulate(gaps, initial=0.0))  # where all would lie in one cluster
 
-    def within(cluster: Sequence[int]) -> list[float]:
-        steps = ((heights[below] + heights[above]) / 2 for below, above in pairwise(cluster))
-        return list(accumulate(steps, initial=0.0))
+    def shift(cluster: range) -> float:
+        """How far the cluster lies above its part of the stack."""
+        wanted = sum(places[order[k]] - stacked[k] for k in cluster) / len(cluster)
+        return min(wanted, max(top, places[order[cluster[-1]]]) - stacked[cluster[-1]])
 
-    def start(cluster: Sequence[int]) -> float:
-        steps = within(cluster)
-        wanted = sum(places[index] for index in cluster) - sum(steps)
-        return min(wanted / len(cluster), max(top, places[cluster[-1]]) - steps[-1])
-
-    clusters: list[list[int]] = []
-    for index in sorted(range(len(places)), key=places.__getitem__):
-        clusters.append([index])
-        while (
-            len(clusters) > 1
-            and start(clusters[-1]) - start(clusters[-2]) < within(clusters[-2] + clusters[-1][:1])[-1]
-        ):
-            clusters[-2:] = [clusters[-2] + clusters[-1]]
-    moved = {i: start(cluster) + step for cluster in clusters for i, step in zip(cluster, within(cluster), strict=True)}
+    clusters: list[range] = []
+    for k in range(len(order)):
+        clusters.append(range(k, k + 1))
+        while len(clusters) > 1 and shift(clusters[-1]) < shift(clusters[-2]):
+            clusters[-2:] = [range(clusters[-2].start, k + 1)]
+    moved = {order[k]: shift(cluster) + stacked[k] for cluster in clusters for k in cluster}
     return [moved[index] for index in range(len(places))]

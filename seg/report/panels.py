@@ -80,7 +80,7 @@ def by_size(variants: Sequence[Variant], table: str, title: str) -> Panel | None
         grid(axes, theme)
         axes.set_xticks(range(3), SIZES[:3])
         axes.set_xlim(-0.15, 2.15)
-        name_ends(axes, theme, [(values[-1], label, colours[label]) for label, values in lines.items()])
+        label_ends(axes, theme, [(values[-1], label, colours[label]) for label, values in lines.items()])
 
     return Panel(f"{title} by object size", f"{title} on small, medium and large objects, by variant", draw)
 
@@ -112,7 +112,7 @@ def dilation(variant: Variant, variants: Sequence[Variant]) -> Panel:
         axes.set_xlim(-0.2, 3.2)
         axes.set_ylim(bottom=0)
         axes.set_ylabel("cells")
-        name_ends(axes, theme, ends)
+        label_ends(axes, theme, ends)
 
     return Panel(
         f"Effective dilation, {variant.label}", f"Effective dilation of {variant.label} by object size and layer", draw
@@ -135,7 +135,7 @@ def cost(variants: Sequence[Variant], key: str, scale: float, label: str) -> Pan
         axes.margins(x=0.15, y=0.15)
         axes.set_xlabel(label)
         axes.set_ylabel("mIoU")
-        name_ends(axes, theme, [(y, name, colours[name]) for name, (_, y) in known.items()])
+        label_ends(axes, theme, [(y, name, colours[name]) for name, (_, y) in known.items()])
 
     return Panel(f"mIoU by {label}", f"mIoU against {label}, by variant", draw)
 
@@ -219,11 +219,6 @@ def _image_means(variant: Variant) -> dict[str, float] | None:
 def _line(axes: Axes, x: Sequence[int], values: Sequence[float | None], colour: str, marker: str) -> None:
     heights = [np.nan if value is None else value for value in values]
     axes.plot(x, heights, color=colour, marker=marker, markersize=5, linewidth=2, markeredgewidth=0)
-
-
-def name_ends(axes: Axes, theme: Theme, ends: Sequence[tuple[float | None, str, str]]) -> None:
-    axes.autoscale_view()
-    label_ends(axes, [(height, text, theme[role]) for height, text, role in ends if height is not None])
 
 
 def _rows(axes: Axes, theme: Theme, labels: Sequence[str]) -> None:

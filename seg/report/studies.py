@@ -77,7 +77,7 @@ def by_length(documents: Sequence[Document], what: str) -> Panel:
             low, high = (np.array([v if (v := one[k]) is not None else one[what] for one in bins]) for k in ENDS)
             axes.errorbar(x, y, [y - low, high - y], fmt="none", ecolor=theme[role], alpha=0.5, elinewidth=1.5)
             axes.plot(x, y, "o-", color=theme[role], markersize=5, linewidth=1.8)
-            ends += [(y[-1], document["variant"], theme[role])] if bins else []
+            ends.append((y[-1] if bins else None, document["variant"], role))
         if longest:
             axes.axvline(longest, color=theme["muted"], linewidth=1, dashes=(4, 3))
         axes.set_xscale("log")
@@ -87,7 +87,7 @@ def by_length(documents: Sequence[Document], what: str) -> Panel:
         axes.set_ylabel("reach, px" if what == "reach" else what)
         if what == "reach":
             axes.set_ylim(bottom=0)
-        label_ends(axes, ends)
+        label_ends(axes, theme, ends)
 
     by = "length" if key == "length" else "size"
     return Panel(f"{what.capitalize()} by {by}", f"{what.capitalize()} of objects by {by}: {_names(documents)}", draw)
