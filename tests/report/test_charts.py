@@ -1,0 +1,77 @@
+"""Charts: their names find room, and nets keep their colours."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from seg.report import panels
+from seg.report.figures import as_svg, in_lines, spread
+from seg.report.reading import read_runs
+from seg.report.theme import DARK, LIGHT, variant_roles
+from seg.report.variants import gather
+from tests.report.conftest import dilation_rows, result
+
+Write = Callable[..., Path]
+
+
+def test_labels_move_apart_and_keep_their_order() -> None:
+    places = spread([0.5, 0.52, 0.1, 0.51], [0.1] * 4)
+    assert sorted(range(4), key=places.__getitem__) == [2, 0, 3, 1]
+    assert places[2] == pytest.approx(0.1)
+    assert sorted(places)[1:] == pytest.approx([0.41, 0.51, 0.61])
+
+
+def test_labels_stay_below_the_top_and_push_those_under_them_down() -> None:
+    assert spread([0.99, 0.98, 0.8], [0.1] * 3, top=1) == pytest.approx([1.0, 0.9, 0.8])
+    assert spread([0.99, 0.98, 0.95], [0.1] * 3, top=1) == pytest.approx([1.0, 0.9, 0.8])
+    assert spread([1.2, 0.2], [0.1] * 2, top=1) == [1.2, 0.2], "where the line ends, there its name is"
+
+
+def test_a_label_of_two_lines_keeps_the_others_further_away() -> None:
+    assert spread([0.5, 0.5, 0.5], [0.1, 0.2, 0.1]) == pytest.approx([0.35, 0.5, 0.65])
+    assert spread([0.5, 0.3], [0.1, 0.2]) == [0.5, 0.3]
+
+
+def test_long_names_are_broken_at_commas_and_short_ones_stay_whole() -> None:
+    assert in_lines("dilated 4, wider") == "dilated 4, wider"
+    assert in_lines("deformable 3 layers, 2 offset groups") == "deformable 3 layers,\n2 offset groups"
+    assert in_lines("a name of more than one line without commas") == "a name of more than one line\nwithout commas"
+
+
+NETS = {f"dilated {d}": False for d in (2, 4, 6, 8)} | {f"deformable {n} layers": True for n in (1, 2, 3, 4)}
+NETS |= {"modulated 3 layers": True}
+
+
+def test_four_dilations_and_five_adaptive_nets_have_colours_of_their_own() -> None:
+    roles = variant_roles(NETS)
+    for theme in (LIGHT, DARK):
+        assert len({theme[role] for role in roles.values()}) == 9
+
+
+def test_a_net_keeps_its_colour_from_chart_to_chart() -> None:
+    roles = variant_roles(NETS)
+    for chosen in (("dilated 8", "deformable 4 layers"), ("dilated 4", "deformable 3 layers", "modulated 3 layers")):
+        assert variant_roles({net: NETS[net] for net in chosen}) == {net: roles[net] for net in chosen}
+
+
+def test_nets_of_one_number_differ_in_colour_as_long_as_there_are_colours() -> None:
+    groups = {f"deformable 3 layers, {groups} offset groups": True for groups in range(1, 7)}
+    assert len(set(variant_roles(groups).values())) == 5
+    assert set(variant_roles({"dilated": False, "wide": False})) == {"dilated", "wide"}
+
+
+@pytest.mark.parametrize("means, shown", [((1.5, 3.5), (2, 4)), ((1.5, 1.75), (2,)), ((5, 9), (2, 4, 6, 8))])
+def test_far_dilations_do_not_press_the_layers_of_a_net_together(
+    write_run: Write, means: tuple[float, float], shown: tuple[int, ...]
+) -> None:
+    """Of the fixed nets those within the layers' range are drawn, and the next one above."""
+    sizes = ("small", "medium", "large", "background")
+    for fixed in (2, 4, 6, 8):
+        rows = dilation_rows(dict.fromkeys(sizes, float(fixed)), std=0.0)
+        write_run(f"dilated {fixed}", result(f"dilated {fixed}", effective_dilation=rows))
+    own = dict(zip(sizes, (means[0], means[0], means[1], means[0]), strict=True))
+    folder = write_run("deformable", result("deformable", effective_dilation=dilation_rows(own)))
+    variants = gather(read_runs(folder.parent))
+    text = as_svg(panels.dilation(variants[-1], variants), "dilation")
+    assert [fixed for fixed in (2, 4, 6, 8) if f"dilated {fixed}" in text] == list(shown)
