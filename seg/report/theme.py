@@ -55,10 +55,11 @@ def variant_roles(adapts: Mapping[str, bool]) -> dict[str, str]:
     """The colour role of each label, given whether its net adapts; a net keeps its colour from chart to chart.
 
     The first number in a label tells its colour: greys darken with the dilation, and one to four layers have a colour
-    each. Where that is taken, the label has the next that is free; short ones, of nets without a setting, choose first.
+    each. Where that is taken, the label has the next that is free; short ones, of nets without a setting, choose first,
+    and labels without a number last.
     """
     roles: dict[str, str] = {}
-    for label in sorted(adapts, key=len):
+    for label in sorted(adapts, key=lambda label: (not re.search(r"\d", label), len(label))):
         kind = "adapts" if adapts[label] else "fixed"
         own, count = _own(label, kind), sum(role.startswith(kind) for role in LIGHT)
         wanted = [f"{kind}-{(own + step) % count}" for step in range(count)]

@@ -55,6 +55,10 @@ def test_a_net_keeps_its_colour_from_chart_to_chart() -> None:
         assert variant_roles({net: NETS[net] for net in chosen}) == {net: roles[net] for net in chosen}
 
 
+def test_a_label_without_a_number_takes_no_numbered_nets_colour() -> None:
+    assert variant_roles({**NETS, "mine": True, "plain": False}).items() >= variant_roles(NETS).items()
+
+
 def test_nets_of_one_number_differ_in_colour_as_long_as_there_are_colours() -> None:
     groups = {f"deformable 3 layers, {groups} offset groups": True for groups in range(1, 7)}
     assert len(set(variant_roles(groups).values())) == 5
