@@ -9,7 +9,7 @@ from typing import Any
 
 from seg.report import panels, studies
 from seg.report.figures import Panel, save_png
-from seg.report.keeping import read_studies
+from seg.report.keeping import losses, read_studies
 from seg.report.reading import finished, read_runs
 from seg.report.results import Run
 from seg.report.variants import Variant, find_baseline, gather, is_fixed, leader, natural
@@ -96,7 +96,9 @@ def _lacks(runs: Sequence[Run], best: Variant) -> bool:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    facts = {key: run.result.facts.get(key) for key in FACTS} if run.result else {}
+    facts: dict[str, Any] = {key: run.result.facts.get(key) for key in FACTS} if run.result else {}
+    if rows := losses(run):
+        facts["loss_by_tenth"] = [row["loss"] for row in rows]
     return {
         "run": run.name,
         "variant": run.variant,

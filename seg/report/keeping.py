@@ -7,6 +7,7 @@ without its net. So nets that are trained elsewhere or later are added to those 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ _LIST = re.compile(rf"\[\s+({_ITEM}(?:,\s+{_ITEM})*)\s+\]")
 
 
 def keep(sweeps: Mapping[str, Sequence[Run]], folder: Path) -> list[Path]:
-    """Write SWEEP/RUN/result.json of every finished run, and its studies beside it, below a folder; their paths."""
+    """Write SWEEP/RUN/result.json of every finished run, its studies and its loss, below a folder; their paths."""
     written = []
     for sweep, runs in sweeps.items():
         for run in (run for run in runs if run.result):
@@ -34,7 +35,26 @@ def keep(sweeps: Mapping[str, Sequence[Run]], folder: Path) -> list[Path]:
             for name, document in found.items():
                 written.append(folder / sweep / run.name / f"{name}.json")
                 _write_lines(document, written[-1])
+            if rows := losses(run):
+                written.append(folder / sweep / run.name / "metrics.jsonl")
+                written[-1].write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return written
+
+
+def losses(run: Run) -> list[dict[str, Any]]:
+    """The mean loss in each tenth of a training, as rows of a metrics.jsonl with the tenth's last step; [] without."""
+    rows = [row for row in run.training if row.get("kind") == "train" and row.get("loss") is not None]
+    tenths: dict[int, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        tenths.setdefault(math.ceil(10 * row["step"] / rows[-1]["step"]), []).append(row)
+    return [
+        {
+            "kind": "train",
+            "step": part[-1]["step"],
+            "loss": round(math.fsum(row["loss"] for row in part) / len(part), 5),
+        }
+        for part in tenths.values()
+    ]
 
 
 def read_studies(run: Run) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from seg.report.fields import load, mapping
 from seg.report.results import SIZES
 from seg.report.studies import with_interval
 from seg.report.table import Cell, Table, as_markdown, mark_best
-from seg.report.variants import is_fixed
+from seg.report.variants import is_fixed, natural
 
 MARKED = re.compile(r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 MISSING = "–"
@@ -125,6 +125,20 @@ def budgets(document: Document, *sweeps: str) -> str:
         raise LookupError("no net has two budgets")
     rows = [(budget, tuple(nets.get(label, Cell(MISSING)) for label in labels)) for budget, nets in found]
     return as_markdown(Table("budgets", tuple(("mIoU", label) for label in labels), tuple(rows), corner="budget"))
+
+
+def losses(document: Document, sweep: str) -> str:
+    """The mean training loss in each tenth of the steps, over seeds: has it flattened?"""
+    found: dict[str, list[list[float]]] = {}
+    for run in document["sweeps"][sweep]["runs"]:
+        if "loss_by_tenth" in run:
+            found.setdefault(run["variant"], []).append(run["loss_by_tenth"])
+    if not found:
+        raise LookupError(f"no run of {sweep} has the loss of its training")
+    means = {label: [sum(tenth) / len(tenth) for tenth in zip(*runs, strict=True)] for label, runs in found.items()}
+    rows = [(label, tuple(Cell(f"{mean:.3f}") for mean in means[label])) for label in sorted(means, key=natural)]
+    columns = [("", f"to {10 * tenth} %") for tenth in range(1, 11)]
+    return as_markdown(Table("losses", tuple(columns), tuple(rows), corner="loss in a tenth of the steps"))
 
 
 def dilation(document: Document, sweep: str, variant: str) -> str:
@@ -276,6 +290,7 @@ TABLES: Mapping[str, Callable[..., str]] = {
     "coverage": coverage,
     "dilation": dilation,
     "lengths": lengths,
+    "losses": losses,
     "movement": movement,
     "object_classes": object_classes,
     "provenance": provenance,

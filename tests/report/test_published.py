@@ -247,6 +247,23 @@ def test_kept_runs_say_what_the_runs_said_and_others_join_them(write_run: Callab
     assert joined[1]["difference"]["low"] > 0.1
 
 
+def test_the_loss_of_a_training_is_kept_by_tenths(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    for seed in (0, 1):
+        folder = write_run(f"creatures/{seed}", result("dilated 2", seed, 0.7))
+        rows = [{"kind": "train", "step": step, "loss": 100 - step + seed} for step in range(5, 101, 5)]
+        skipped = [{"kind": "skipped", "step": 7, "loss": "nan"}, {"kind": "train", "step": 100, "loss": None}]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows + skipped))
+    write_run("creatures/2", result("dilated 4", 0, 0.7))
+    keep(read_sweeps(tmp_path / "runs", "creatures"), tmp_path / "kept")
+    document = evidence(read_sweeps(tmp_path / "kept", "creatures"), "creatures")
+    runs = document["sweeps"]["creatures"]["runs"]
+    assert runs[0]["loss_by_tenth"] == pytest.approx([92.5 - 10 * tenth for tenth in range(10)])
+    assert "loss_by_tenth" not in runs[2]
+    write(document, tmp_path / "creatures.json")
+    means = [f"{93 - 10 * tenth:.3f}" for tenth in range(10)]  # of two seeds
+    assert table(tmp_path, "creatures | losses | creatures")[2:] == [["dilated 2", *means]]
+
+
 @pytest.mark.parametrize("page", RESULTS, ids=lambda page: page.stem)
 def test_the_published_tables_are_those_of_the_kept_results(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
@@ -255,7 +272,7 @@ def test_the_published_tables_are_those_of_the_kept_results(page: Path) -> None:
     assert fill(text, ROOT / "benchmarks" / "results", charts) == text, "run python scripts/evidence.py"
 
 
-@pytest.mark.parametrize("name", ["creatures", "car_parts", "camvid_recipe"])
+@pytest.mark.parametrize("name", ["creatures", "car_parts", "camvid", "camvid_recipe"])
 def test_published_results_can_be_made_of_the_runs_that_are_kept(name: str) -> None:
     """Which lie in the repository, every one of them."""
     results = ROOT / "benchmarks" / "results"
