@@ -42,19 +42,18 @@ def keep(sweeps: Mapping[str, Sequence[Run]], folder: Path) -> list[Path]:
 
 
 def losses(run: Run) -> list[dict[str, Any]]:
-    """The mean loss in each tenth of a training, as rows of a metrics.jsonl with the tenth's last step; [] without."""
+    """The mean loss in each tenth of a training, as rows of a metrics.jsonl with the tenth's last step.
+
+    [] where the losses were not recorded, or not in every tenth.
+    """
     rows = [row for row in run.training if row.get("kind") == "train" and row.get("loss") is not None]
     tenths: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows:
         tenths.setdefault(math.ceil(10 * row["step"] / rows[-1]["step"]), []).append(row)
-    return [
-        {
-            "kind": "train",
-            "step": part[-1]["step"],
-            "loss": round(math.fsum(row["loss"] for row in part) / len(part), 5),
-        }
-        for part in tenths.values()
-    ]
+    if len(tenths) < 10:
+        return []
+    means = [(part[-1]["step"], math.fsum(row["loss"] for row in part) / len(part)) for part in tenths.values()]
+    return [{"kind": "train", "step": step, "loss": round(mean, 5)} for step, mean in means]
 
 
 def read_studies(run: Run) -> list[dict[str, Any]]:

@@ -136,7 +136,8 @@ def losses(document: Document, sweep: str) -> str:
     if not found:
         raise LookupError(f"no run of {sweep} has the loss of its training")
     means = {label: [sum(tenth) / len(tenth) for tenth in zip(*runs, strict=True)] for label, runs in found.items()}
-    rows = [(label, tuple(Cell(f"{mean:.3f}") for mean in means[label])) for label in sorted(means, key=natural)]
+    labels = sorted(means, key=lambda label: (not is_fixed(label), natural(label)))
+    rows = [(label, tuple(Cell(f"{mean:.3f}") for mean in means[label])) for label in labels]
     columns = [("", f"to {10 * tenth} %") for tenth in range(1, 11)]
     return as_markdown(Table("losses", tuple(columns), tuple(rows), corner="loss in a tenth of the steps"))
 

@@ -253,7 +253,8 @@ def test_the_loss_of_a_training_is_kept_by_tenths(write_run: Callable[..., Path]
         rows = [{"kind": "train", "step": step, "loss": 100 - step + seed} for step in range(5, 101, 5)]
         skipped = [{"kind": "skipped", "step": 7, "loss": "nan"}, {"kind": "train", "step": 100, "loss": None}]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows + skipped))
-    write_run("creatures/2", result("dilated 4", 0, 0.7))
+    short = write_run("creatures/2", result("dilated 4", 0, 0.7))
+    (short / "metrics.jsonl").write_text(json.dumps({"kind": "train", "step": 3, "loss": 1.0}) + "\n")
     keep(read_sweeps(tmp_path / "runs", "creatures"), tmp_path / "kept")
     document = evidence(read_sweeps(tmp_path / "kept", "creatures"), "creatures")
     runs = document["sweeps"]["creatures"]["runs"]
