@@ -250,7 +250,7 @@ def test_kept_runs_say_what_the_runs_said_and_others_join_them(write_run: Callab
 def test_the_loss_of_a_training_is_kept_by_tenths(write_run: Callable[..., Path], tmp_path: Path) -> None:
     for seed in (0, 1):
         folder = write_run(f"creatures/{seed}", result("dilated 2", seed, 0.7))
-        rows = [{"kind": "train", "step": step, "loss": 100 - step + seed} for step in range(5, 101, 5)]
+        rows = [{"kind": "train", "step": step, "loss": 100.0 - step + seed} for step in range(5, 101, 5)]
         skipped = [{"kind": "skipped", "step": 7, "loss": "nan"}, {"kind": "train", "step": 100, "loss": None}]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows + skipped))
     short = write_run("creatures/2", result("dilated 4", 0, 0.7))
