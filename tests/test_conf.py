@@ -116,7 +116,7 @@ def test_evidence_differs_in_what_it_says_alone(path: Path) -> None:
     assert different == about.get(about_what, set())
 
 
-@pytest.mark.parametrize("name", ["car_parts", "camvid", "camvid_long"])
+@pytest.mark.parametrize("name", ["car_parts", "camvid", "camvid_long", "msrc21"])
 def test_training_on_real_images_never_opens_their_test_split(name: str) -> None:
     """It chooses on val; all variants and seeds of a sweep are in its file, and their results in NAME_val."""
     sweep = OmegaConf.load(ROOT / "conf/experiment/evidence" / f"{name}.yaml").hydra
@@ -139,7 +139,7 @@ def test_the_settings_of_car_parts_differ_in_the_offsets_learning_rate() -> None
     assert sweep.dir == "runs/evidence/car_parts_settings_val"
 
 
-@pytest.mark.parametrize("name", ["camvid_recipe", "car_parts_recipe"])
+@pytest.mark.parametrize("name", ["camvid_recipe", "car_parts_recipe", "msrc21_recipe"])
 def test_a_learning_rate_is_chosen_on_val(name: str) -> None:
     data = configuration(f"experiment=evidence/{name}", "data.root=unused").data
     assert (data.train.split, data.evaluate.split) == ("train", "val")
