@@ -273,7 +273,7 @@ def test_the_published_tables_are_those_of_the_kept_results(page: Path) -> None:
     assert fill(text, ROOT / "benchmarks" / "results", charts) == text, "run python scripts/evidence.py"
 
 
-@pytest.mark.parametrize("name", ["creatures", "car_parts", "camvid"])
+@pytest.mark.parametrize("name", ["creatures", "car_parts", "camvid", "msrc21"])
 def test_published_results_can_be_made_of_the_runs_that_are_kept(name: str) -> None:
     """Which lie in the repository, every one of them."""
     results = ROOT / "benchmarks" / "results"
