@@ -22,8 +22,8 @@ from seg.errors import DataError
 from seg.report.fields import load, mapping
 from seg.report.results import SIZES
 from seg.report.studies import with_interval
-from seg.report.table import Cell, Table, as_markdown, mark_best
-from seg.report.variants import is_fixed, natural
+from seg.report.table import Cell, Table, as_markdown, best_of, mark_best
+from seg.report.variants import is_fixed, natural, unique
 
 MARKED = re.compile(r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 MISSING = "–"
@@ -111,6 +111,22 @@ def comparison(document: Document, sweep: str) -> str:
         )
         rows.append((variant["variant"], tuple(cells)))
     return as_markdown(mark_best(Table(sweep, tuple(columns), tuple(rows)), [1, 4, 5, 6, 7]))
+
+
+def iou(document: Document, sweep: str) -> str:
+    """IoU of every class over seeds: a row for each class, a column for each net."""
+    nets = [net for net in document["sweeps"][sweep]["variants"] if net["miou"]["n"]]
+    kinds = unique(kind for net in nets for kind in net["iou"])
+    rows = [(kind, best_of([_mean(net["iou"].get(kind)) for net in nets])) for kind in kinds]
+    return as_markdown(Table(sweep, tuple(("", net["variant"]) for net in nets), tuple(rows), corner="class"))
+
+
+def iou_by_size(document: Document, sweep: str) -> str:
+    """Mean IoU of the classes over the pixels of small, medium and large objects, and of the background."""
+    nets = [net for net in document["sweeps"][sweep]["variants"] if net["miou"]["n"]]
+    rows = [(net["variant"], tuple(_mean(net["iou_by_size"].get(size)) for size in SIZES)) for net in nets]
+    found = Table(sweep, tuple(("IoU", size) for size in SIZES), tuple(rows))
+    return as_markdown(mark_best(found, range(len(SIZES))))
 
 
 def budgets(document: Document, *sweeps: str) -> str:
@@ -290,6 +306,8 @@ TABLES: Mapping[str, Callable[..., str]] = {
     "correlations": correlations,
     "coverage": coverage,
     "dilation": dilation,
+    "iou": iou,
+    "iou_by_size": iou_by_size,
     "lengths": lengths,
     "losses": losses,
     "movement": movement,

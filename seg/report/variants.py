@@ -104,5 +104,5 @@ def unique(items: Iterable[str]) -> list[str]:
 
 def natural(label: str) -> list[tuple[int, float, str]]:
     """A key that sorts labels with the numbers in them by value."""
-    parts = re.split(r"(\d+(?:\.\d+)?)", label)
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)", label)
     return [(0, float(part), "") if index % 2 else (1, 0.0, part) for index, part in enumerate(parts)]

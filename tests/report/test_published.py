@@ -115,6 +115,23 @@ def test_effective_dilation_is_a_row_for_each_layer(kept: Path) -> None:
     assert rows[1] == ["layer4.1.conv2", "1.50 ± 0.50", "3.00 ± 0.50", "4.50 ± 0.50", "1.25 ± 0.50"]
 
 
+def test_iou_of_every_class_and_size_with_the_best_net_marked(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    for name, found in (("dilated 2", (0.7, 0.5)), ("deformable", (0.6, 0.9))):
+        for seed in (0, 1):
+            classes = {"road": found[0] + 0.02 * seed, "car": found[1]}
+            sizes = {"small": found[1], "medium": 0.5, "large": found[0]}
+            write_run(f"streets/{name},{seed}", result(name, seed, iou=classes, iou_by_size=sizes))
+    write(evidence(read_sweeps(tmp_path / "runs", "streets"), "streets"), tmp_path / "streets.json")
+    head, _, road, car = table(tmp_path, "streets | iou | streets")
+    assert head == ["class", "dilated 2", "deformable"]
+    assert road == ["road", "**0.710 ± 0.014**", "0.610 ± 0.014"]
+    assert car == ["car", "0.500 ± 0.000", "**0.900 ± 0.000**"]
+    head, _, dilated, deformable = table(tmp_path, "streets | iou_by_size | streets")
+    assert head[1:] == ["IoU: small", "IoU: medium", "IoU: large", "IoU: background"]
+    assert dilated[1:] == ["0.500 ± 0.000", "0.500 ± 0.000", "**0.700 ± 0.000**", "–"]
+    assert deformable[1:3] == ["**0.900 ± 0.000**", "0.500 ± 0.000"]
+
+
 def test_classes_have_a_row_with_each_layer_and_are_ordered_by_the_size_of_their_objects(kept: Path) -> None:
     rows = [
         {"layer": layer, "class": kind, "mean": mean, "std": 0.25, "count": count}

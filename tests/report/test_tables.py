@@ -42,6 +42,13 @@ def test_variants_come_fixed_first_and_numbers_by_value(runs: list[Run]) -> None
     assert [v.label for v in gather(runs)] == ["dilated 2", "dilated 10", "deformable 3 layers"]
 
 
+def test_small_numbers_are_ordered_by_value_as_well(write_run: Write) -> None:
+    names = [f"dilated 2, learning rate {rate}" for rate in ("6.25e-05", "0.000125", "0.001")]
+    for index, name in enumerate(reversed(names)):
+        folder = write_run(f"r{index}", result(name)).parent
+    assert [v.label for v in gather(read_runs(folder))] == names
+
+
 def test_whether_a_net_adapts_is_read_from_the_spread_of_its_dilation(runs: list[Run]) -> None:
     assert [v.adapts for v in gather(runs)] == [False, False, True]
 
