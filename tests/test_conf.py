@@ -130,13 +130,20 @@ def test_training_on_real_images_never_opens_their_test_split(name: str) -> None
     assert different == {"conv", "trunk", "model", "label"}, "one budget, one learning rate"
 
 
-def test_the_settings_of_car_parts_differ_in_the_offsets_learning_rate() -> None:
+@pytest.mark.parametrize(("name", "other"), [("car_parts", "car_parts_settings"), ("camvid", "camvid_offsets")])
+def test_offsets_that_learn_faster_differ_in_that_alone(name: str, other: str) -> None:
     given = ("data.root=unused", "variant=deform_3")
-    main, other = (configuration(f"experiment=evidence/{name}", *given) for name in ("car_parts", "car_parts_settings"))
-    assert {key for key in main if main[key] != other[key]} == {"optimizer", "label"}
-    assert {key for key, value in main.optimizer.items() if value != other.optimizer[key]} == {"offset_lr"}
-    sweep = OmegaConf.load(ROOT / "conf/experiment/evidence/car_parts_settings.yaml").hydra.sweep
-    assert sweep.dir == "runs/evidence/car_parts_settings_val"
+    main, faster = (configuration(f"experiment=evidence/{experiment}", *given) for experiment in (name, other))
+    assert {key for key in main if main[key] != faster[key]} == {"optimizer", "label"}
+    assert {key for key, value in main.optimizer.items() if value != faster.optimizer[key]} == {"offset_lr"}
+
+
+@pytest.mark.parametrize("name", ["camvid_control", "camvid_longer", "camvid_offsets", "car_parts_settings"])
+def test_what_is_tried_beside_them_goes_to_its_own_folder(name: str) -> None:
+    sweep = OmegaConf.load(ROOT / "conf/experiment/evidence" / f"{name}.yaml").hydra
+    assert sweep.sweep.dir == f"runs/evidence/{name}_val"
+    data = configuration(f"experiment=evidence/{name}", "data.root=unused").data
+    assert (data.train.split, data.evaluate.split) == ("train", "val")
 
 
 @pytest.mark.parametrize("name", ["camvid_recipe", "car_parts_recipe", "msrc21_recipe"])
