@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hydra
-from hydra.errors import HydraException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -62,6 +63,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         def program() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes exceptions on to us, in place of its own report
             _let_launchers_find_us()
+            sys.argv[1:] = quoted(sys.argv[1:])
             OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
             main = hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)
             sys.exit(_exit_code(main(_job(function))))
@@ -69,6 +71,26 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         return program
 
     return decorate
+
+
+def quoted(arguments: list[str]) -> list[str]:
+    """The arguments as Hydra takes them: a value that holds "=", as a run's folder does, is quoted where it has to be.
+
+    In a sweep a comma separates values, so that a value with both is left as it is.
+    """
+    sweeps = not {"-m", "--multirun"}.isdisjoint(arguments)
+    return [text if sweeps and "," in text else _quoted(text) for text in arguments]
+
+
+def _quoted(text: str) -> str:
+    key, _, value = text.partition("=")
+    if "=" not in value or "'" in value or key.startswith("--"):
+        return text
+    try:
+        OverridesParser.create().parse_override(text)
+    except HydraException:
+        return f"{key}='{value}'"
+    return text
 
 
 def _let_launchers_find_us() -> None:
@@ -140,6 +162,10 @@ def _tell(error: Exception) -> None:
             "trainer.accumulate, a smaller data.train_transform.crop, runtime.precision=bf16, or more trainer.devices",
             file=sys.stderr,
         )
+    elif isinstance(error, OverrideParseException):
+        key = error.override.partition("=")[0]
+        way_out = f"overrides are key=value; quote a value with special characters: \"{key}='...'\""
+        print(f"error: {error.override}: can't be read; {way_out}", file=sys.stderr)
     elif isinstance(error, (ConfigError, DataError, RunError, HydraException, OmegaConfBaseException)):
         cause = error.__cause__ if isinstance(error, HydraException) else None
         lines = [str(error), *([str(cause).splitlines()[0]] if cause and str(cause) not in str(error) else [])]

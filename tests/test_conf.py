@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from build import build, check  # noqa: E402
-from command import folder_name  # noqa: E402
+from command import folder_name, quoted  # noqa: E402
 
 
 def configuration(*overrides: str, name: str = "train") -> DictConfig:
@@ -207,6 +207,8 @@ def test_fault_71_a_value_out_of_range_is_named(overrides: list[str], words: str
         (["conv=deformed"], "modulated"),
         (["optimizer.lr=-1", "trainer.iterations=1"], "lr is -1"),
         (["experiment=ablation/typo"], "ablation/typo"),
+        (["data.thresholds=[16,48"], "data.thresholds=[16,48: can't be read"),
+        (["seed"], "overrides are key=value"),
     ],
 )
 def test_fault_71_commands_end_with_2_and_no_traceback(tmp_path: Path, arguments: list[str], words: str) -> None:
@@ -256,6 +258,27 @@ def test_folder_names_are_stable_and_leave_out_what_changes_nothing() -> None:
     assert folder_name(["experiment=ablation/x", "seed=1"]) == "seed=1"
     assert folder_name([]) == "default"
     assert "/" not in folder_name(["weights=/a/b.pt"])
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("run=runs/voc/seed=0,variant=deform_3", "runs/voc/seed=0,variant=deform_3"),
+        ("run=runs/x=[240,320],y=1", "runs/x=[240,320],y=1"),
+        ("run='runs/seed=0'", "runs/seed=0"),
+        ("run=[1,2]", [1, 2]),
+    ],
+)
+def test_a_folder_named_by_overrides_is_given_as_it_is(given: str, read: object) -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", quoted([given]))
+    assert config.run == read
+
+
+def test_what_hydra_reads_or_a_sweep_separates_is_left_as_it_is() -> None:
+    same = ["--config-dir=a=b", "seed=range(start=1,stop=3)", "seed", "run='it=s", "run=it's=1", "-m", "run=a=1,b=2"]
+    assert quoted(same) == same
+    assert quoted(["-m", "run=a=1"]) == ["-m", "run='a=1'"]
 
 
 def test_long_folder_names_stay_apart_where_they_differ_at_the_end() -> None:
