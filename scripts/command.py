@@ -14,8 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -113,6 +115,8 @@ def _job(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]
             if not getattr(error, "told", False):
                 _tell(error)
                 error.told = True  # type: ignore[attr-defined]
+            if HydraConfig.get().mode == RunMode.RUN:
+                sys.exit(_code_of(error))  # raised, Hydra would add a line that repeats the overrides
             raise
 
     return job

@@ -216,6 +216,7 @@ def test_fault_71_commands_end_with_2_and_no_traceback(tmp_path: Path, arguments
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+    assert "Error executing job" not in done.stderr
 
 
 @pytest.mark.fault(72)
