@@ -47,7 +47,10 @@ def evaluate_run(
     check(config)
     runtime, data = runtime or build(config.runtime), build(config.data.evaluate)
     _require_official(data, official)
-    model = model or runtime.place(_trained(folder, config, data.classes))
+    step = config.trainer.iterations
+    if model is None:
+        model, step = _trained(folder, config, data.classes)
+        model = runtime.place(model)
     target = RunFolder(output) if output else folder
     written = target.path / "predictions" if official else None
     inference = build(config.inference) if "inference" in config else Inference()
@@ -57,7 +60,7 @@ def evaluate_run(
         return {}
     reading = _reading(config)
     result = {
-        **_facts(config, data, runtime, len(evaluation.names), inference),
+        **_facts(config, data, runtime, len(evaluation.names), inference, step),
         **evaluation.scores(data.classes),
         "effective_dilation": dilation.rows(),
         "effective_dilation_histogram": dilation.histograms(),
@@ -120,11 +123,12 @@ def _measure(
     return evaluation, total
 
 
-def _trained(folder: RunFolder, config: DictConfig, classes: tuple[str, ...]) -> nn.Module:
+def _trained(folder: RunFolder, config: DictConfig, classes: tuple[str, ...]) -> tuple[nn.Module, int]:
+    """The net of a run's newest checkpoint, and the step it was saved at."""
     state = newest_state(folder)
     if tuple(state["config"]["classes"]) != classes:
         raise ConfigError(f"{folder.path} was trained on the classes {state['config']['classes']}, not {list(classes)}")
-    return trained_model(state, config)
+    return trained_model(state, config), state["step"]
 
 
 def _reading(config: DictConfig) -> dict[str, Any]:
@@ -158,8 +162,13 @@ def _official(folder: Path, data: Cityscapes) -> dict[str, Any]:
     return official_scores([files[name] for name in data.names], [entry.label for entry in data.entries])
 
 
-def _facts(config: DictConfig, data: Any, runtime: Runtime, images: int, inference: Inference) -> dict[str, Any]:
+def _facts(
+    config: DictConfig, data: Any, runtime: Runtime, images: int, inference: Inference, step: int
+) -> dict[str, Any]:
     """What the numbers are numbers of."""
+    last = config.trainer.iterations
+    steps = f"{last} steps" if step >= last else f"{step} of {last} steps"
+    how = f"{inference}, computed in {runtime.precision}" + (f", after {steps}" if step < last else "")
     return {
         "schema": 1,
         "variant": label_of(config),
@@ -172,10 +181,10 @@ def _facts(config: DictConfig, data: Any, runtime: Runtime, images: int, inferen
         "device": runtime.describe(),
         "precision": runtime.precision,
         "command": shlex.join(["python", *sys.argv]),
-        "budget": f"{config.trainer.iterations} steps of batch {config.data.batch_size * config.trainer.accumulate}",
+        "budget": f"{steps} of batch {config.data.batch_size * config.trainer.accumulate}",
         "data": {"name": data.name, "split": data.split, "images": images},
         "object_sizes": data.object_source,
-        "protocol": protocol(data, config, images, f"{inference}, computed in {runtime.precision}"),
+        "protocol": protocol(data, config, images, how),
     }
 
 

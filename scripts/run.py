@@ -45,7 +45,10 @@ def newest_state(folder: RunFolder) -> dict[str, Any]:
 
 
 def trained_model(state: dict[str, Any], config: DictConfig) -> nn.Module:
-    """The model that a checkpoint was saved from."""
+    """The model that a checkpoint was saved from; it is said where its training was not at its end."""
+    step, last = state["step"], config.trainer.iterations
+    if step < last:
+        print(f"note: {config.run} is at step {step} of {last}; its training is not finished", file=sys.stderr)
     model = build(config.model, classes=len(state["config"]["classes"]))
     try:
         model.load_state_dict(state.get("average", state["model"]))

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,6 +92,20 @@ def test_evaluating_again_gives_the_same_numbers(trained: Path, tmp_path: Path) 
     for key in ("miou", "iou", "per_image", "effective_dilation", "protocol"):
         assert before[key] == after[key], key
     assert f"{after['miou']:.3f}" in table
+
+
+def test_numbers_of_an_unfinished_training_say_so(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "seed=0,variant=deform_3"  # as a sweep names it
+    shutil.copytree(trained, folder)
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("iterations: 3\n", "iterations: 5\n"))
+    said = succeed("evaluate.py", f"run={folder}", f"output={tmp_path / 'early'}", "examples=0")
+    assert "is at step 3 of 5; its training is not finished" in said
+    early, whole = (json.loads((path / "result.json").read_text()) for path in (tmp_path / "early", trained))
+    assert (early["budget"], whole["budget"]) == ("3 of 5 steps of batch 4", "3 steps of batch 4")
+    assert "computed in fp32, after 3 of 5 steps, 255 ignored" in early["protocol"]
+    assert "steps" not in whole["protocol"]
+    assert early["miou"] == whole["miou"]
 
 
 def test_prediction_equals_evaluation_and_its_files_evaluate_to_the_same(trained: Path, tmp_path: Path) -> None:
