@@ -11,7 +11,7 @@ from seg.report import panels, studies
 from seg.report.figures import Panel, save_png
 from seg.report.keeping import losses, read_studies
 from seg.report.reading import finished, read_runs
-from seg.report.results import Run
+from seg.report.results import Result, Run
 from seg.report.variants import Variant, find_baseline, gather, is_fixed, leader, natural
 from seg.report.write import summary
 
@@ -88,11 +88,16 @@ def _sweep(runs: Sequence[Run], baseline: str | None, best: Variant | None) -> d
 
 
 def _lacks(runs: Sequence[Run], best: Variant) -> bool:
-    """Whether none of the runs is of that net, but all finished ones have its budget and its test images."""
+    """Whether none of the runs is of that net, but all finished ones have its budget, test images and protocol."""
     if best.label in {run.variant for run in runs}:
         return False
-    results = [*best.results, *(run.result for run in runs if run.result)]
-    return len({(r.data["name"], r.facts.get("budget"), r.images.names if r.images else None) for r in results}) == 1
+    return len({_conditions(result) for result in (*best.results, *(run.result for run in runs if run.result))}) == 1
+
+
+def _conditions(result: Result) -> tuple[object, ...]:
+    """What has to be the same for two results to be compared; the precision that a processor is good at is not."""
+    protocol = re.sub(r", computed in \w+", "", result.protocol)
+    return result.facts.get("budget"), result.images.names if result.images else None, protocol
 
 
 def _run(run: Run) -> dict[str, Any]:

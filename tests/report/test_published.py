@@ -54,12 +54,13 @@ def test_the_baseline_is_the_dilation_that_is_best_on_val(kept: Path) -> None:
 
 
 def test_controls_stand_beside_the_best_adaptive_net(write_run: Callable[..., Path], tmp_path: Path) -> None:
-    """Where the sweep lacks it and all else is equal; a sweep of another budget is left by itself."""
+    """Where the sweep lacks it and all else is equal; one of another budget or protocol is left by itself."""
     counted = {"per_image": per_image([0.8] * 4)}
     write_run("creatures/a", result("deformable", 0, 0.9, **counted | {"per_image": per_image([0.9] * 4)}))
     write_run("creatures/b", result("dilated 2", 0, 0.7, **counted))
     write_run("creatures_control/c", result("dilated 2, wider", 0, 0.8, **counted))
     write_run("creatures_longer/d", result("dilated 2", 0, 0.8, **counted, budget="2400 steps"))
+    write_run("creatures_finer/c", result("dilated 2, wider", 0, 0.8, **counted, protocol="at output stride 8"))
     write_run("creatures_empty/e", None, state="running")
     write_run("creatures_longer/f", None, state="running", variant="modulated")
     document = evidence(read_sweeps(tmp_path / "runs", "creatures"), "creatures")
@@ -71,7 +72,9 @@ def test_controls_stand_beside_the_best_adaptive_net(write_run: Callable[..., Pa
     assert [run["variant"] for run in document["sweeps"]["creatures_control"]["runs"]] == ["dilated 2, wider"]
     _, _, *rows = table(tmp_path / "kept", "creatures | comparison | creatures_longer")
     assert [row[0] for row in rows] == ["dilated 2"]
-    assert sorted(document["sweeps"]) == ["creatures", "creatures_control", "creatures_longer"]
+    _, _, *rows = table(tmp_path / "kept", "creatures | comparison | creatures_finer")
+    assert [row[0] for row in rows] == ["dilated 2, wider"], "evaluated otherwise"
+    assert sorted(document["sweeps"]) == ["creatures", "creatures_control", "creatures_finer", "creatures_longer"]
     named = evidence(read_sweeps(tmp_path / "runs", "creatures"), "creatures", "dilated 2")
     assert named["sweeps"]["creatures_control"]["baseline"] == "dilated 2", "the net asked for"
     page = "<!-- table: creatures | dilation | creatures_longer | modulated -->\n<!-- end -->\n"
