@@ -76,7 +76,7 @@ def evaluate_run(
         count=examples, thresholds=thresholds, inference=inference, **reading,
     )  # fmt: skip
     target.write_result(result)
-    folder.log({"kind": "evaluate", "step": _steps(folder), "miou": result["miou"], "split": data.split})
+    folder.log({"kind": "evaluate", "step": step, "miou": result["miou"], "split": data.split})
     return result
 
 
@@ -167,8 +167,9 @@ def _facts(
 ) -> dict[str, Any]:
     """What the numbers are numbers of."""
     last = config.trainer.iterations
-    steps = f"{last} steps" if step >= last else f"{step} of {last} steps"
-    how = f"{inference}, computed in {runtime.precision}" + (f", after {steps}" if step < last else "")
+    early = f"{step} of " if step < last else ""
+    steps = f"{early}{last} steps"
+    how = f"{inference}, computed in {runtime.precision}" + (f", after {steps}" if early else "")
     return {
         "schema": 1,
         "variant": label_of(config),
@@ -210,11 +211,6 @@ def _last_logged(folder: RunFolder, key: str) -> Any:
     """What the training's last record says; None where there is none, or it does not say."""
     found = [record for record in folder.read_metrics() if record.get("kind") == "train"]
     return found[-1].get(key) if found else None
-
-
-def _steps(folder: RunFolder) -> int:
-    found = checkpoint.list_checkpoints(folder.checkpoints)
-    return int(found[0].stem.partition("_")[2]) if found else 0
 
 
 def evaluate_folder_of_predictions(

@@ -101,9 +101,7 @@ def comparison(document: Document, sweep: str) -> str:
     columns = [("", "seeds"), ("", "mIoU"), ("", f"vs {found['baseline']}"), ("", "95 % interval")]
     columns += [("accuracy", size) for size in SIZES] + [("", "parameters")]
     rows = []
-    for variant in found["variants"]:
-        if not variant["miou"]["n"]:
-            continue
+    for variant in _counted(found):
         sizes = [_mean(variant["accuracy_by_size"].get(size), spread=False) for size in SIZES]
         cells = [Cell(str(variant["miou"]["n"])), _mean(variant["miou"]), *_difference(variant["difference"]), *sizes]
         cells.append(
@@ -115,7 +113,7 @@ def comparison(document: Document, sweep: str) -> str:
 
 def iou(document: Document, sweep: str) -> str:
     """IoU of every class over seeds: a row for each class, a column for each net."""
-    nets = [net for net in document["sweeps"][sweep]["variants"] if net["miou"]["n"]]
+    nets = _counted(document["sweeps"][sweep])
     kinds = unique(kind for net in nets for kind in net["iou"])
     rows = [(kind, best_of([_mean(net["iou"].get(kind)) for net in nets])) for kind in kinds]
     return as_markdown(Table(sweep, tuple(("", net["variant"]) for net in nets), tuple(rows), corner="class"))
@@ -123,7 +121,7 @@ def iou(document: Document, sweep: str) -> str:
 
 def iou_by_size(document: Document, sweep: str) -> str:
     """Mean IoU of the classes over the pixels of small, medium and large objects, and of the background."""
-    nets = [net for net in document["sweeps"][sweep]["variants"] if net["miou"]["n"]]
+    nets = _counted(document["sweeps"][sweep])
     rows = [(net["variant"], tuple(_mean(net["iou_by_size"].get(size)) for size in SIZES)) for net in nets]
     found = Table(sweep, tuple(("IoU", size) for size in SIZES), tuple(rows))
     return as_markdown(mark_best(found, range(len(SIZES))))
@@ -134,7 +132,7 @@ def budgets(document: Document, *sweeps: str) -> str:
     found = []
     for sweep in (document["sweeps"][name] for name in sweeps if name in document["sweeps"]):
         budget = _all(run["budget"] for run in sweep["runs"] if run["state"] == "done")
-        found.append((budget, {v["variant"]: _mean(v["miou"]) for v in sweep["variants"] if v["miou"]["n"]}))
+        found.append((budget, {net["variant"]: _mean(net["miou"]) for net in _counted(sweep)}))
     counts = Counter(label for _, nets in found for label in nets)
     labels = [label for label, count in counts.items() if count > 1]
     if not labels:
@@ -315,6 +313,11 @@ TABLES: Mapping[str, Callable[..., str]] = {
     "provenance": provenance,
     "reach": reach,
 }
+
+
+def _counted(sweep: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The nets of a sweep that have a number."""
+    return [net for net in sweep["variants"] if net["miou"]["n"]]
 
 
 def _studies(document: Document, kind: str, of: str) -> list[Document]:
