@@ -40,11 +40,12 @@ def write_examples(
         batch = one_batch(data, index, transform, **loading)
         with torch.inference_mode(), record_offsets(model) as recorded:
             prediction = inference.scores(model, batch, runtime).argmax(1)[0].cpu()
-        names = _write_pictures(folder, data, index, batch, prediction)
+        image = data[index].image
+        names = _write_pictures(folder, data, index, image, batch, prediction)
         examples.append({"name": batch.names[0], **names, "miou": scores[index]})
         if index >= count or not inference.plain:  # what was recorded is of the last scale or window alone
             continue
-        for entry in _sampling(recorded, batch, thresholds):
+        for entry in _sampling(recorded, batch, image.shape[:2], thresholds):
             sampling.append({"name": batch.names[0], "image": names["image"], **entry})
     return {"examples": examples, "sampling": sampling}
 
@@ -62,11 +63,12 @@ def _scores(evaluation: Evaluation) -> list[float | None]:
     return [None if score != score else score for score in (counts[:, 0] / counts[:, 1]).nanmean(1).tolist()]
 
 
-def _write_pictures(folder: Path, data: Any, index: int, batch: Batch, prediction: Tensor) -> dict[str, str]:
-    sample = data[index]
+def _write_pictures(
+    folder: Path, data: Any, index: int, image: np.ndarray, batch: Batch, prediction: Tensor
+) -> dict[str, str]:
     (folder / "examples").mkdir(parents=True, exist_ok=True)
     pictures = {
-        "image": Image.fromarray(sample.image),
+        "image": Image.fromarray(image),
         "label": painted(batch.label[0].numpy(), data.palette),
         "prediction": painted(prediction.numpy(), data.palette),
     }
@@ -87,23 +89,31 @@ def painted(label: np.ndarray, palette: np.ndarray) -> Image.Image:
     return picture
 
 
-def _sampling(recorded: Any, batch: Batch, thresholds: tuple[float, float]) -> Iterator[dict[str, Any]]:
-    """One unit for each object size in the image: the last layer's unit nearest to the middle of such a region."""
+def _sampling(
+    recorded: Any, batch: Batch, shown: Sequence[int], thresholds: tuple[float, float]
+) -> Iterator[dict[str, Any]]:
+    """One unit for each object size in the image: the last layer's unit nearest to the middle of such a region.
+
+    shown: height and width of the picture that the places are given in; the net may read it at another size, and the
+           truth have a third
+    """
     names = list(recorded)
     if not names:
         return
     sizes = size_class(batch.size, thresholds)[0]
-    ratio = [have / given for have, given in zip(sizes.shape, batch.image.shape[-2:], strict=True)]
+    ratio = [of_picture / given for of_picture, given in zip(shown, batch.image.shape[-2:], strict=True)]
+    of_label = [of_picture / have for of_picture, have in zip(shown, sizes.shape, strict=True)]
     for number, size in enumerate(SIZES):
         pixel = middle_unit(sizes == number, batch.size[0])
         if pixel is None:
             continue
-        unit = [value / r for value, r in zip(pixel, ratio, strict=True)]
-        points = sampling_points([recorded[name] for name in names[-LEVELS:]], unit)
+        unit = [value * r for value, r in zip(pixel, of_label, strict=True)]
+        read = [value / r for value, r in zip(unit, ratio, strict=True)]
+        points = sampling_points([recorded[name] for name in names[-LEVELS:]], read)
         yield {
             "object_size": size,
             "length_px": float(batch.size[0][pixel]),
-            "unit": list(pixel),
+            "unit": unit,
             "points": {str(k): (p.reshape(-1, 2) * torch.tensor(ratio)).tolist() for k, p in points.items()},
         }
 

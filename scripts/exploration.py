@@ -75,6 +75,8 @@ def _shown(data: Any, index: int, nets: Sequence[Trained]) -> explorer.Shown:
             )
         with torch.inference_mode(), record_offsets(net.model) as recorded:
             label = forward(net.model, batch, net.runtime).argmax(1)[0].cpu().numpy()
+        if not recorded:
+            raise ConfigError(f"{net.config.run} has no dilated or deformable layer to look at")
         found.append(explorer.Net(net.label, explorer.ids(label), layers_of(recorded)))
     truth = None if (sample.label == IGNORE).all() else explorer.ids(sample.label)
     assert size is not None

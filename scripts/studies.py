@@ -100,15 +100,14 @@ def study(trained: DictConfig, config: DictConfig, output: Path) -> list[Path]:
     for image in seen(net, data, images_of(data, config, config.every)) if over_images else ():
         for found in over_images.values():
             found.add(image)
-    written = []
+    documents = {}
     for name in config.studies:
         measured = over_images[name].document() if name in over_images else movement(net, data, config)
-        document = {**_facts(net, data, config), **measured}
-        path = output / f"{name}.json"
-        checkpoint.write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
-        save_png(PANELS[name](document), path.with_suffix(".png"))
-        written += [path, path.with_suffix(".png")]
-    return written
+        documents[output / f"{name}.json"] = document = {**_facts(net, data, config), **measured}
+        checkpoint.write_text(output / f"{name}.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+    for path, document in documents.items():  # once all that was measured is kept
+        save_png(PANELS[path.stem](document), path.with_suffix(".png"))
+    return [written for path in documents for written in (path, path.with_suffix(".png"))]
 
 
 def images_of(data: Any, config: DictConfig, every: int = 1) -> range:

@@ -93,6 +93,24 @@ def test_bad_usage_is_one_clear_error(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_net_without_a_layer_to_look_at_is_refused(command: Command, runs: Path, tmp_path: Path) -> None:
+    given = (
+        "head.hidden=8",
+        "data.batch_size=2",
+        "trunk.replaced=0",
+        "trainer.iterations=1",
+        "evaluate=false",
+        "++data.train.images=2",
+    )
+    code, said = command("train", *given, f"run={tmp_path / 'plain'}")
+    assert code == 0, said
+    output = f"output={tmp_path / 'page.html'}"
+    for nets in ([f"run={tmp_path / 'plain'}"], [f"run={runs / 'deform_3'}", f"compare={tmp_path / 'plain'}"]):
+        code, said = command("explore", *nets, output, "images=1")
+        assert (code, "plain has no dilated or deformable layer to look at" in said) == (2, True), said
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_explore_refuses_what_a_page_cannot_hold_or_compare(command: Command, runs: Path, tmp_path: Path) -> None:
     run, output = f"run={runs / 'deform_3'}", f"output={tmp_path / 'page.html'}"
     code, said = command("explore", run, output, f"images=[{','.join(['val_00000'] * 17)}]")

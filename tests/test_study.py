@@ -112,6 +112,27 @@ def test_objects_are_ordered_by_the_size_that_the_net_was_given(command: Command
     assert edges == [f(row["seen"] for row in document["objects"]) for f in (min, max)]
 
 
+def test_scenes_without_objects_are_studied_and_every_study_is_kept(command: Command, tmp_path: Path) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (data / kind / split).mkdir(parents=True)
+        Image.new("RGB", (64, 48)).save(data / "images" / split / "a.png")
+        Image.new("L", (64, 48)).save(data / "labels" / split / "a.png")
+    (data / "classes.txt").write_text("background\nthing\n")
+    code, said = command(
+        "train", "data=folder", f"data.root={data}", "trainer.iterations=1", "data.batch_size=1", "evaluate=false",
+        "data.train_transform.crop=[48,48]", "data.workers=0", "head.hidden=8", f"run={run}",
+    )  # fmt: skip
+    assert code == 0, said
+    code, said = command("study", f"run={run}", "studies=[objects,reach,classes,coverage]", f"output={tmp_path}")
+    assert code == 0, said
+    for name in ("objects", "reach"):
+        assert json.loads((tmp_path / f"{name}.json").read_text())["bins"] == []
+    assert json.loads((tmp_path / "coverage.json").read_text())["rows"]
+    assert len(list(tmp_path.glob("*.png"))) == 8, "light and dark"
+
+
 @pytest.mark.parametrize(
     "script, arguments, words",
     [

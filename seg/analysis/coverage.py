@@ -19,7 +19,9 @@ def taps_at_cells(layer: Recorded) -> tuple[Tensor, Tensor]:
     returns: int64 [N, rows, columns] and float64 [N, rows, columns] of the map read. A tap's weight is shared among the
              four cells around it as bilinear sampling shares it; what falls outside the map counts nowhere
     """
-    rows, columns = (size * stride for size, stride in zip(layer.offset.shape[-2:], layer.stride, strict=True))
+    # a strided layer reads one row less than its output says where the map's height is odd
+    strided = (size * stride for size, stride in zip(layer.offset.shape[-2:], layer.stride, strict=True))
+    rows, columns = layer.read or strided
     y, x = layer.positions.double().cpu().movedim(4, 0).flatten(2).unbind(0)  # [N, taps] each
     nearest = _summed((y + 0.5).floor(), (x + 0.5).floor(), torch.ones_like(y), rows, columns).long()
     top, left = y.floor(), x.floor()

@@ -18,6 +18,7 @@ class Recorded:
 
     offset: [N, 2 * G * kh * kw, h, w], (y, x) per tap, in cells of the map read; zeros for a dilated layer
     cells:  where the cells of the map it read sit in the image; None where the model does not say (no trunk)
+    read:   rows and columns of the map it read; None where that is not known
     """
 
     offset: Tensor
@@ -26,12 +27,15 @@ class Recorded:
     padding: tuple[int, int]
     dilation: tuple[int, int]
     cells: Cells | None = None
+    read: tuple[int, int] | None = None
 
     @classmethod
-    def of(cls, layer: Dilated | Sampling, offset: Tensor, cells: Cells | None) -> "Recorded":
+    def of(
+        cls, layer: Dilated | Sampling, offset: Tensor, cells: Cells | None, read: tuple[int, int] | None = None
+    ) -> "Recorded":
         """What `layer` did with `offset`."""
         pairs = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-        return cls(offset, *pairs, cells=cells)  # type: ignore[arg-type]
+        return cls(offset, *pairs, cells=cells, read=read)  # type: ignore[arg-type]
 
     @property
     def positions(self) -> Tensor:
@@ -119,4 +123,5 @@ def _note(
     output: Tensor,
 ) -> None:
     offset = layer.taps(output.detach())[0] if isinstance(layer, Sampling) else zero_offsets(output)
-    recorded[name] = Recorded.of(layer, offset, cells)
+    rows, columns = inputs[0].shape[-2:]
+    recorded[name] = Recorded.of(layer, offset, cells, (rows, columns))

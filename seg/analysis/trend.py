@@ -106,9 +106,10 @@ def by_class(rows: Sequence[Row], key: str) -> list[dict[str, Any]]:
 
 
 def fifths(rows: Sequence[Row], key: str) -> list[float]:
-    """Edges of five bins of equally many objects; fewer where many objects are of one size."""
+    """Edges of five bins of equally many objects; fewer where many objects are of one size, one bin where all are."""
     values = [row[key] for row in rows]
-    return sorted({float(edge) for edge in np.quantile(values, np.linspace(0, 1, 6))}) if values else []
+    edges = sorted({float(edge) for edge in np.quantile(values, np.linspace(0, 1, 6))}) if values else []
+    return edges * 2 if len(edges) == 1 else edges
 
 
 def _layers(rows: Sequence[Row]) -> list[str]:

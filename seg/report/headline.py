@@ -56,6 +56,11 @@ def notes(runs: Sequence[Run], variants: Sequence[Variant]) -> list[str]:
         found.append(
             "The variants differ in their seeds: " + ", ".join(f"{n} of {label}" for label, n in counts.items()) + "."
         )
+    for variant in variants:
+        seeds = [run.seed for run in variant.runs if run.result and run.seed is not None]
+        if repeated := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+            which = ", ".join(map(str, repeated))
+            found.append(f"{variant.label} has several runs of seed {which}: its ± is not that of as many seeds.")
     if counts and max(counts.values()) == 1:
         found.append("One seed each: a difference between single seeds includes the luck of the draw.")
     left_out = [run for run in runs if run.result is None]

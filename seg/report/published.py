@@ -214,9 +214,9 @@ def classes(document: Document, of: str) -> str:
     layers = list(dict.fromkeys(layer for _, layer in cells))
     rows = []
     for kind in dict.fromkeys(kind for kind, _ in cells):
-        found = [cells[kind, layer] for layer in layers]
-        means = [Cell(f"{one['mean']:.2f} ± {one['std']:.2f}") for one in found]
-        rows.append((kind, (*means, Cell(f"{found[-1]['count']:,}"))))
+        found = [cells.get((kind, layer)) for layer in layers]
+        means = [Cell(f"{one['mean']:.2f} ± {one['std']:.2f}" if one else MISSING) for one in found]
+        rows.append((kind, (*means, Cell(f"{found[-1]['count'] if found[-1] else 0:,}"))))
     columns = [*(("", layer) for layer in layers), ("", "filters")]
     return as_markdown(Table(of, tuple(columns), tuple(rows), corner="class"))
 

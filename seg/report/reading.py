@@ -12,12 +12,15 @@ import numpy as np
 from seg.errors import ConfigError, DataError
 from seg.report.fields import inside, lines, list_of_numbers, load, mapping, number, numbers, rows_of, word
 from seg.report.results import Dilation, Example, Histogram, Images, Result, Run, Sampling
+from seg.report.settings import tell_apart
 
 SCHEMA = 1
 
 
 def read_runs(folder: Path | str) -> list[Run]:
     """Every run below a folder, sorted by path; a run that failed or can't be read is kept and says why.
+
+    Runs of one label that differ in their settings get labels that say so.
 
     raises: ConfigError if the folder is missing or holds no run
     """
@@ -29,7 +32,7 @@ def read_runs(folder: Path | str) -> list[Run]:
         raise ConfigError(
             f"runs={folder}: no run in it (a run folder holds .hydra/, status.json or result.json); train one first"
         )
-    return _mark_other_data(runs)
+    return tell_apart(_mark_other_data(runs))
 
 
 def read_result(path: Path) -> tuple[Result, str | None, int | None]:
@@ -153,6 +156,7 @@ def _result(document: Mapping[str, Any], path: Path) -> Result:
         sampling=tuple(_sampling(row, path) for row in rows_of(document, "sampling", path)),
         facts={key: str(document[key]) for key in facts if document.get(key) is not None},
         versions={str(key): str(value) for key, value in mapping(document.get("versions") or {}, path, "v").items()},
+        config=mapping(document.get("config") or {}, path, "config"),
     )
 
 

@@ -69,7 +69,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Result:
-    """One result.json. A number that the file lacks is None, never 0."""
+    """One result.json. A number that the file lacks is None, never 0.
+
+    config: the settings of training and evaluation, flat, by keys as `optimizer.lr`
+    """
 
     data: Mapping[str, Any]
     protocol: str
@@ -87,6 +90,7 @@ class Result:
     sampling: tuple[Sampling, ...]
     facts: Mapping[str, str]
     versions: Mapping[str, str]
+    config: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def by_length(documents: Sequence[Document], what: str) -> Panel:
     A dashed line marks where the training's objects end, if some are longer.
     """
     key, longest = documents[0]["by"], documents[0].get("longest_in_training")
-    longest = longest if longest and longest < documents[0]["bins"][-1]["to"] else None
+    longest = longest if longest and any(longest < one["to"] for one in documents[0]["bins"]) else None
 
     def draw(axes: Axes, theme: Theme) -> None:
         roles = variant_roles({document["variant"]: not is_fixed(document["variant"]) for document in documents})
@@ -72,7 +72,7 @@ def by_length(documents: Sequence[Document], what: str) -> Panel:
         for index, document in enumerate(documents):
             role = roles[document["variant"]]
             bins = [one for one in document["bins"] if one[what] is not None]
-            x = [(one["from"] * one["to"]) ** 0.5 * 1.015 ** (index - len(documents) / 2) for one in bins]
+            x = [_middle(one) * 1.015 ** (index - len(documents) / 2) for one in bins]
             y = np.array([one[what] for one in bins])
             low, high = (np.array([v if (v := one[k]) is not None else one[what] for one in bins]) for k in ENDS)
             axes.errorbar(x, y, [y - low, high - y], fmt="none", ecolor=theme[role], alpha=0.5, elinewidth=1.5)
@@ -221,14 +221,15 @@ def classes(document: Document) -> Panel:
     cells = {(row["class"], row["layer"]): row["mean"] for row in document["rows"] if row["mean"] is not None}
     layers = list(dict.fromkeys(layer for _, layer in cells))
     known = dict.fromkeys(kind for kind, _ in cells)
-    names = sorted(known, key=lambda kind: np.mean([cells[kind, layer] for layer in layers]))
+    # a thin class may have a filter in a fine layer and none in a coarse one
+    names = sorted(known, key=lambda kind: np.mean([cells[kind, layer] for layer in layers if (kind, layer) in cells]))
 
     def draw(axes: Axes, theme: Theme) -> None:
         for index, layer in enumerate(layers):
-            values = [cells[kind, layer] for kind in names]
+            values = [cells.get((kind, layer), np.nan) for kind in names]
             role = layer_role(index, len(layers))
             axes.plot(values, range(len(names)), "o", color=theme[role], markersize=5, label=layer, clip_on=False)
-        axes.set_yticks(range(len(names)), names, fontsize=min(10, 150 / len(names)))
+        axes.set_yticks(range(len(names)), names, fontsize=min(10, 150 / max(len(names), 1)))
         grid(axes, theme, "x")
         axes.set_xlabel("effective dilation, cells")
         _legend_above(axes, theme)
@@ -275,6 +276,12 @@ def _edges(one: Mapping[str, Any]) -> tuple[float, float]:
     return one["from"], one["to"]
 
 
+def _middle(one: Mapping[str, Any]) -> float:
+    """Where a bin is drawn on a logarithmic axis, which has no 0."""
+    start, stop = _edges(one)
+    return (max(start, stop / 4) * stop) ** 0.5
+
+
 def _names(documents: Sequence[Document]) -> str:
     return ", ".join(str(document["variant"]) for document in documents)
 
@@ -293,15 +300,17 @@ def _correlation(found: Mapping[str, Any]) -> str:
 
 
 def _plain_ticks(axes: Axes, values: Any) -> None:
-    """Round numbers on a logarithmic axis of px."""
-    low, high = min(values), max(values)
+    """Round numbers on a logarithmic axis of px; none where nothing is shown."""
+    low, high = min(values, default=1), max(values, default=0)
     ticks = [t for t in (5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560) if 0.9 * low <= t <= 1.1 * high]
     axes.set_xticks(ticks, [str(t) for t in ticks])
     axes.minorticks_off()
 
 
 def _legend_above(axes: Axes, theme: Theme) -> None:
-    """In one line, where the panel has no title."""
+    """In one line, where the panel has no title; none where nothing is shown."""
+    if not axes.lines and not axes.patches:
+        return
     axes.legend(
         frameon=False, fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.4, 1), labelcolor=theme["ink"]
     )

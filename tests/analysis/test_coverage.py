@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from seg.analysis import Recorded
+from seg.analysis import Recorded, record_offsets
 from seg.analysis.coverage import Coverage, taps_at_cells
-from seg.models import Cells
+from seg.models import Cells, DeepLab, Deform, tiny
 
 
 def layer(offset: torch.Tensor, stride: tuple[int, int] = (1, 1)) -> Recorded:
@@ -38,6 +38,15 @@ def test_random_taps_are_counted_as_a_slow_loop_counts_them() -> None:
                     weighed[n, i, j] += max(0.0, 1 - abs(y - i)) * max(0.0, 1 - abs(x - j))
     assert torch.equal(nearest, counted)
     assert torch.allclose(weight, weighed)
+
+
+def test_behind_a_stride_a_map_of_odd_sides_has_no_cells_beyond_its_own() -> None:
+    model = DeepLab(tiny(Deform, replaced=6), 2).eval()
+    with torch.no_grad(), record_offsets(model) as recorded:
+        model(torch.zeros(1, 3, 97, 105))
+    shapes = {name: tuple(taps_at_cells(found)[0].shape[1:]) for name, found in recorded.items()}
+    assert shapes["layer2.0.conv2"] == (49, 53)
+    assert shapes["layer3.0.conv2"] == (25, 27)
 
 
 def test_where_all_filters_look_elsewhere_is_read_by_none() -> None:

@@ -156,6 +156,12 @@ def test_bins_hold_every_object_once_and_average_what_is_in_them() -> None:
     assert bins[1]["dilation"] == {"x": pytest.approx(np.mean([row["dilation"]["x"] for row in inside])), "y": 2.0}
 
 
+def test_objects_of_one_size_are_in_one_bin() -> None:
+    rows = [{**row, "size": 7.0} for row in table()]
+    (one,) = by_bins(rows, "size", fifths(rows, "size"))
+    assert (one["from"], one["to"], one["objects"]) == (7.0, 7.0, len(rows))
+
+
 def test_means_by_bins_average_any_value_of_the_rows() -> None:
     rows = [{**row, "reach": 2 * row["size"]} for row in table()]
     edges = fifths(rows, "size")

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
-from seg.report import panels
+from seg.report import panels, published
 from seg.report.figures import as_svg, in_lines, spread
 from seg.report.reading import read_runs
+from seg.report.studies import by_length, classes
 from seg.report.theme import DARK, LIGHT, variant_roles
 from seg.report.variants import gather
 from tests.report.conftest import dilation_rows, result
@@ -79,3 +81,26 @@ def test_far_dilations_do_not_press_the_layers_of_a_net_together(
     variants = gather(read_runs(folder.parent))
     text = as_svg(panels.dilation(variants[-1], variants), "dilation")
     assert [fixed for fixed in (2, 4, 6, 8) if f"dilated {fixed}" in text] == list(shown)
+
+
+def test_a_bin_from_zero_has_its_place_on_a_logarithmic_axis() -> None:
+    ends = {"low": None, "high": None}
+    bins = [{"from": 0, "to": 40, "accuracy": 0.85, **ends}, {"from": 40, "to": 150, "accuracy": 0.98, **ends}]
+    panel = by_length([{"variant": "dilated 2", "by": "size", "bins": bins}], "accuracy")
+    figure = Figure()
+    panel.draw(axes := figure.subplots(), LIGHT)
+    x, y = axes.lines[0].get_data()
+    assert x == pytest.approx([20, 77.5], rel=0.03)
+    assert list(y) == [0.85, 0.98]
+
+
+def test_a_class_without_a_filter_in_one_layer_is_shown_in_the_others() -> None:
+    rows = [
+        {"class": kind, "layer": layer, "mean": mean, "std": 0.1, "count": 0 if mean is None else 5}
+        for kind, layer, mean in (("road", "a", 2.0), ("road", "b", 3.0), ("pole", "a", 1.5), ("pole", "b", None))
+    ]
+    assert "pole" in as_svg(classes({"rows": rows}), "a")
+    assert as_svg(classes({"rows": []}), "b")
+    study = {"sweep": "roads", "study": "classes", "of": "study", "variant": "deformable", "seed": 0, "rows": rows}
+    table = published.classes({"name": "roads", "studies": [study]}, "study")
+    assert "| pole | 1.50 ± 0.10 | – | 0 |" in table

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from seg.errors import ConfigError, DataError
+from seg.report.headline import notes
 from seg.report.reading import finished, read_result, read_runs
+from seg.report.variants import gather
 from tests.report.conftest import per_image, result
 
 Write = Callable[..., Path]
@@ -126,6 +128,48 @@ def test_runs_on_other_data_are_marked_not_averaged(write_run: Write) -> None:
     assert [run.state for run in runs] == ["done", "done", "other data"]
     assert "camvid test" in (runs[2].error or "")
     assert runs[2].result is None
+
+
+def test_runs_of_one_label_and_other_settings_are_told_apart(write_run: Write) -> None:
+    """They are no seeds of one net; what seeds of one net may differ in tells nothing."""
+    settings = {"optimizer.lr": 0.004, "schedule.iterations": 100, "trainer.iterations": 100, "weights": "a/net.pth"}
+    for name, seed, changes in (
+        ("a", 0, {"runtime.precision": "bf16"}),
+        ("b", 1, {"runtime.precision": "fp32", "weights": "b/net.pth", "trainer.new": 1}),
+        ("c", 0, {"optimizer.lr": 0.001, "optimizer.kind": "slow"}),
+        ("d", 0, {"optimizer.lr": 0.001, "trainer.iterations": 200, "schedule.iterations": 200}),
+    ):
+        folder = write_run(name, result("deformable", seed, config={"seed": seed, **settings, **changes}))
+    write_run("e", None, state="failed", variant="deformable")
+    assert [run.variant for run in read_runs(folder.parent)] == [
+        *["deformable, optimizer.lr=0.004, trainer.iterations=100"] * 2,
+        "deformable, optimizer.lr=0.001, trainer.iterations=100",
+        "deformable, optimizer.lr=0.001, trainer.iterations=200",
+        "deformable",
+    ]
+
+
+def test_settings_that_vary_together_are_told_by_the_first(write_run: Write) -> None:
+    for name, target, hidden in (("a", "seg.models.tiny", 128), ("b", "seg.models.resnet50", 256)):
+        folder = write_run(name, result("dilated 2", config={"trunk._target_": target, "head.hidden": hidden}))
+    assert [run.variant for run in read_runs(folder.parent)] == ["dilated 2, trunk=tiny", "dilated 2, trunk=resnet50"]
+
+
+def test_the_rate_of_offsets_does_not_tell_nets_without_them_apart(write_run: Write) -> None:
+    for kind, label in (("Dilated", "dilated 2"), ("Deform", "deformable")):
+        for rate in (0.1, 1.0):
+            config = {"conv._target_": f"seg.models.{kind}", "optimizer.offset_lr": rate}
+            folder = write_run(f"{kind}{rate}", result(label, config=config))
+    labels = {run.variant for run in read_runs(folder.parent)}
+    assert labels == {"dilated 2", "deformable, optimizer.offset_lr=0.1", "deformable, optimizer.offset_lr=1.0"}
+
+
+def test_copies_of_one_run_are_noted(write_run: Write) -> None:
+    for name in "ab":
+        folder = write_run(name, result("dilated 2"))
+    runs = read_runs(folder.parent)
+    assert "dilated 2 has several runs of seed 0: its ± is not that of as many seeds." in notes(runs, gather(runs))
+    assert not any("several runs" in note for note in notes(runs[:1], gather(runs[:1])))
 
 
 def test_one_run_folder_is_a_sweep_of_one(write_run: Write) -> None:
