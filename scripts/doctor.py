@@ -16,12 +16,17 @@ def main() -> int:
         facts[tool] = shutil.which(tool) or "none"
     for device in devices:
         facts[str(device)] = device_name(device)
+    failed = False
     for kind in sorted({device.type for device in devices}):
-        facts[f"operators on {kind}"] = backend(kind) + (f", {cuda_path()} path" if kind == "cuda" else "")
+        try:
+            found = backend(kind) + (f", {cuda_path()} path" if kind == "cuda" else "")
+        except (RuntimeError, ValueError) as error:  # SEG_KERNELS asks for what can't be had
+            found, failed = str(error), True
+        facts[f"operators on {kind}"] = found
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name:{width}}  {value}")
-    return 0
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,9 @@ void sum_cells(const S* map, const RoiPool& pool, const RoiScratch<T>& bin, T fa
     const S* row = map + bin.y.cell[i] * pool.width * pool.outputs;
     for (int32_t j = 0; j < bin.x.size; ++j) {
       const S* from = row + bin.x.cell[j] * pool.outputs;
-      const V<T> weight = splat<T>(bin.y.share[i] * bin.x.share[j]);
+      const T share = bin.y.share[i] * bin.x.share[j];
+      if (share == T(0)) continue;  // a neighbour that counts for the slope alone, whose value may not be finite
+      const V<T> weight = splat<T>(share);
 #pragma GCC unroll 8
       for (int v = 0; v < vectors; ++v) sums[v] += weight * load_wide(from + v * kLanes<T>);
     }

@@ -1,4 +1,6 @@
 // RoI pooling, the plain path: a thread for each output of each bin, which walks through the bin's samples.
+#include <cmath>
+
 #include "roi_pool.h"
 
 #include "types.cuh"
@@ -88,8 +90,10 @@ __global__ void __launch_bounds__(kThreads) roi_pool(const RoiPoolTask task, T* 
     const int64_t o = i % pool.outputs, bin_number = i / pool.outputs % pool.bins();
     const Bin<S> bin = bin_of<S>(task, i / pool.outputs / pool.bins(), o / pool.class_outputs(), bin_number);
     const T* map = static_cast<const T*>(task.maps) + bin.map + o;
-    S sum = bin.known ? S(0) : bin.y.first + bin.x.first;
-    for_each_cell(bin, [&](int64_t cell, S weight, S, S) { sum += weight * widen(map[cell * pool.outputs]); });
+    S sum = bin.known ? S(0) : S(NAN);  // no position, or no such image
+    for_each_cell(bin, [&](int64_t cell, S weight, S, S) {
+      if (weight != S(0)) sum += weight * widen(map[cell * pool.outputs]);
+    });
     narrow(sum * bin.mask, output[i]);
   }
 }

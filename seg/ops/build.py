@@ -50,10 +50,13 @@ def library_path(recipe: Recipe) -> Path:
 
 
 def cache_folder() -> Path:
-    """SEG_CACHE, else seg in XDG_CACHE_HOME, else ~/.cache/seg."""
-    if chosen := os.environ.get("SEG_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seg"
+    """SEG_CACHE, else seg in XDG_CACHE_HOME, else ~/.cache/seg; raises Unavailable where there is no home folder."""
+    try:
+        if chosen := os.environ.get("SEG_CACHE"):
+            return Path(chosen).expanduser().absolute()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seg"
+    except RuntimeError as error:
+        raise Unavailable(f"there is no folder for the cache ({error}); set SEG_CACHE to one") from error
 
 
 def key(recipe: Recipe) -> str:

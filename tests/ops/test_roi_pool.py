@@ -384,6 +384,17 @@ def test_nan_offset_makes_nan_of_its_bin_alone(mode):
     assert torch.autograd.grad(out.sum(), input)[0].isfinite().all()
 
 
+@pytest.mark.parametrize("value", (math.inf, math.nan))
+def test_a_cell_that_counts_nothing_leaves_its_value_out(value, body):
+    """Samples at whole positions read no neighbour: what lies right behind the box may be anything."""
+    if body == "reference":
+        pytest.skip("plain torch multiplies whole maps")
+    plane = torch.ones(1, 16, 12, 12)
+    plane[..., 6, 6] = value
+    box = torch.tensor([[0.0, 0, 0, 6, 6]])
+    assert torch.equal(deform_roi_pool(plane, box, None, (2, 2), mode="paper"), torch.ones(1, 16, 2, 2))
+
+
 @pytest.mark.parametrize("image", [-1.0, 2.0, 0.5, float("nan")])
 def test_a_box_of_an_image_that_is_not_there_is_an_error(image):
     rois = torch.tensor([[0.0, 0, 0, 3, 3], [image, 0, 0, 3, 3]])
