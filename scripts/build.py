@@ -5,7 +5,7 @@ import importlib
 import inspect
 import typing
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import hydra
 import pydantic
@@ -14,6 +14,22 @@ from omegaconf import DictConfig, OmegaConf
 from seg.errors import ConfigError, DataError
 
 ALLOWED = "seg."  # a configuration may call our own functions only, whatever file it came from
+Count = Annotated[int, pydantic.Field(ge=1)]
+# keys that are no argument of a call; null is what a command leaves to the run
+PLAIN: dict[str, Any] = {
+    "seed": int,
+    "evaluate": bool,
+    "download": bool,
+    "official": bool,
+    "examples": Annotated[int, pydantic.Field(ge=0)],
+    "data.batch_size": Count,
+    "data.evaluate_batch_size": Count,
+    "data.workers": Annotated[int, pydantic.Field(ge=0)],
+    "data.skip_limit": Annotated[int, pydantic.Field(ge=0)],
+    "data.on_bad_sample": Literal["raise", "skip"],
+    "data.size_by": Literal["object", "box"],
+    "data.thresholds": Annotated[list[float], pydantic.Field(min_length=2, max_length=2)],
+}
 
 
 def check(config: DictConfig) -> None:
@@ -21,7 +37,7 @@ def check(config: DictConfig) -> None:
     missing = _missing(OmegaConf.to_container(config, resolve=False), "")
     problems = [f"{key} is missing; give it as {key}=VALUE" for key in missing]
     if not problems:
-        problems = list(_problems(OmegaConf.to_container(config, resolve=True), ""))
+        problems = [*_plain_problems(config), *_problems(OmegaConf.to_container(config, resolve=True), "")]
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
 
@@ -35,6 +51,14 @@ def build(config: DictConfig, *arguments: Any, **keywords: Any) -> Any:
         if isinstance(cause, (ConfigError, DataError)) or not isinstance(cause, (ValueError, TypeError)):
             raise (cause or error) from None
         raise ConfigError(str(cause)) from None
+
+
+def _plain_problems(config: DictConfig) -> Iterator[str]:
+    for key, hint in PLAIN.items():
+        value = OmegaConf.select(config, key)
+        value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        if value is not None:
+            yield from _type_problems(key, value, hint, strict=True)
 
 
 def _missing(node: Any, path: str) -> Iterator[str]:
@@ -78,9 +102,13 @@ def _call_problems(node: dict[str, Any], path: str) -> Iterator[str]:
             yield from _type_problems(f"{path}.{key}", value, hints[key])
 
 
-def _type_problems(path: str, value: Any, hint: Any) -> Iterator[str]:
+def _type_problems(path: str, value: Any, hint: Any, *, strict: bool = False) -> Iterator[str]:
+    if isinstance(value, str) and bool in (kinds := typing.get_args(hint) or (hint,)) and str not in kinds:
+        yield f"{path} is {value!r}: expected true or false"  # a word that means one of them is a word all the same
+        return
     try:
-        pydantic.TypeAdapter(hint, config={"arbitrary_types_allowed": True}).validate_python(value)
+        adapter = pydantic.TypeAdapter(hint, config={"arbitrary_types_allowed": True})
+        adapter.validate_python(value, strict=strict)
     except pydantic.ValidationError as error:
         yield f"{path} is {value!r}: {error.errors()[0]['msg'].lower()}"
     except pydantic.errors.PydanticSchemaGenerationError:

@@ -32,7 +32,9 @@ NOT_IN_NAME = (
     "evaluate",
     "logger",
     "data.root",
+    "data.train.sbd_root",
     "data.workers",
+    "data.skip_limit",
     "runtime.threads",
     "runtime.timeout",
     "hydra",
@@ -40,11 +42,15 @@ NOT_IN_NAME = (
 LONGEST_NAME = 200  # bytes; file systems allow 255
 
 
-def folder_name(overrides: list[str]) -> str:
-    """The stable folder name of a run: its overrides, less those that do not change what is computed."""
+def folder_name(overrides: list[str], *named: str) -> str:
+    """The stable folder name of a run: its overrides, less those that do not change what is computed.
+
+    named: keys that are left out as a rule, and are wanted here
+    """
+    left_out = [key for key in NOT_IN_NAME if key not in named]
     kept = [text.lstrip("+~") for text in overrides]
     kept = [
-        text for text in kept if not any(text == key or text.startswith((key + "=", key + ".")) for key in NOT_IN_NAME)
+        text for text in kept if not any(text == key or text.startswith((key + "=", key + ".")) for key in left_out)
     ]
     name = _joined(sorted(kept))
     if len(name) > LONGEST_NAME:  # what is cut off still tells folders apart; what a person looks for stays

@@ -48,10 +48,11 @@ def evaluate_run(
     runtime, data = runtime or build(config.runtime), build(config.data.evaluate)
     _require_official(data, official)
     step = config.trainer.iterations
+    target = RunFolder(output) if output else folder
+    target.require_writable("output")
     if model is None:
         model, step = _trained(folder, config, data.classes)
         model = runtime.place(model)
-    target = RunFolder(output) if output else folder
     written = target.path / "predictions" if official else None
     inference = build(config.inference) if "inference" in config else Inference()
     net = inference.net(model)
@@ -76,7 +77,8 @@ def evaluate_run(
         count=examples, thresholds=thresholds, inference=inference, **reading,
     )  # fmt: skip
     target.write_result(result)
-    folder.log({"kind": "evaluate", "step": step, "miou": result["miou"], "split": data.split})
+    if target is folder:
+        folder.log({"kind": "evaluate", "step": step, "miou": result["miou"], "split": data.split})
     return result
 
 
@@ -219,7 +221,12 @@ def evaluate_folder_of_predictions(
     """Evaluate label PNGs of anybody's model; writes result.json beside them, or into `output`, and returns it."""
     if "name" not in config.data:
         raise ConfigError("predictions need a truth: give data=NAME data.root=FOLDER")
+    if config.data.evaluate_transform.get("resize") or config.data.evaluate_transform.get("truth") == "resized":
+        raise ConfigError("data.evaluate_transform is for a net's input; predictions are compared at the labels' size")
     check(config)
+    target = RunFolder(output or predictions) if predictions.is_dir() else None  # else it is an error below
+    if target is not None:
+        target.require_writable("output")
     data, thresholds = build(config.data.evaluate), tuple(config.data.thresholds)
     _require_official(data, official)
     evaluation = evaluate_predictions(
@@ -238,5 +245,6 @@ def evaluate_folder_of_predictions(
     }
     if official:
         result["official"] = _official(predictions, data)
-    RunFolder(output or predictions).write_result(result)
+    assert target is not None
+    target.write_result(result)
     return result

@@ -96,7 +96,9 @@ def predict(config: DictConfig, source: Path, output: Path, opacity: float, arch
     model = runtime.place(trained_model(state, config)).eval()
     images, palette = open_source(source), np.array(state["config"]["palette"], dtype=np.uint8)
     pairs = tuple((left, right) for left, right in state["config"].get("flip_pairs", []))
-    transform, normalization = build(config.data.evaluate_transform), build(config.data.normalization)
+    # the image's own size is wanted, whatever the truth was brought to in evaluation
+    transform = build(config.data.evaluate_transform, truth="original")
+    normalization = build(config.data.normalization)
     inference, bad, good = build(config.inference), [], []
     make_folder(output)  # once nothing else is wrong
     with Progress(len(images.names), what="labelling") as progress, torch.inference_mode():
@@ -117,23 +119,28 @@ def predict(config: DictConfig, source: Path, output: Path, opacity: float, arch
 
 
 def open_source(source: Path) -> Unlabelled | Video:
-    """The image itself, the frames of a video, or the images directly in a folder, sorted."""
+    """The image itself, the frames of a video, or the images in a folder, sorted."""
     if source.is_file():
         return Video(source) if source.suffix.lower() in VIDEOS else Unlabelled([source])
     return Unlabelled(find_images(source))
 
 
 def find_images(source: Path) -> list[Path]:
-    """The images directly in a folder, sorted."""
+    """The images directly in a folder, by name; where there are none those in its folders, as Cityscapes has them."""
     if not source.is_dir():
         raise DataError(f"input={source}: no such file or folder")
-    found = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES)
+    found = [path for path in source.iterdir() if path.suffix.lower() in SUFFIXES]
+    found = sorted(found or (path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES), key=_by_name)
     if not found:
         raise DataError(f"input={source}: no image in it ({', '.join(SUFFIXES)})")
     twice = [path for path, after in itertools.pairwise(found) if path.stem == after.stem]
     if twice:
         raise DataError(f"input={source}: several images are called {twice[0].stem}; their results would collide")
     return found
+
+
+def _by_name(path: Path) -> tuple[str, Path]:
+    return path.stem, path
 
 
 def write(output: Path, name: str, image: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: float) -> None:

@@ -14,10 +14,13 @@ from seg.errors import ConfigError, DataError
 CONFIG = "config.yaml"
 # keys that may differ between the checkpoint and the run that goes on from it
 FREE_TO_CHANGE = (
-    "run", "resume", "evaluate", "label", "logger", "data.root", "data.workers", "data.evaluate", "data.thresholds",
-    "runtime.threads", "runtime.timeout", "trainer.log_every", "trainer.save_every", "trainer.keep", "trainer.patience",
-    "trainer.devices",
+    "run", "resume", "evaluate", "label", "logger", "data.root", "data.train.sbd_root", "data.workers",
+    "data.skip_limit", "data.evaluate", "data.evaluate_transform", "data.evaluate_batch_size", "data.thresholds",
+    "data.size_by", "runtime.threads", "runtime.timeout", "trainer.log_every", "trainer.save_every", "trainer.keep",
+    "trainer.patience", "trainer.devices",
 )  # fmt: skip
+# keys of data that go with the weights: a group file that is named for its images (data=voc) doesn't change them
+OF_THE_WEIGHTS = ("normalization", "train", "train_transform", "batch_size", "on_bad_sample", "skip_limit")
 
 
 def load_config(run: str, overrides: DictConfig) -> DictConfig:
@@ -30,6 +33,10 @@ def load_config(run: str, overrides: DictConfig) -> DictConfig:
     config.run = str(Path(run).resolve())
     for key in ("data", "runtime"):
         given = _given(OmegaConf.to_container(overrides[key]) if key in overrides else {})
+        for name in OF_THE_WEIGHTS if key == "data" else ():
+            if name == "normalization" and given.get(name, config[key][name]) != config[key][name]:
+                print(f"note: data.{name} stays {config[key][name]._target_}, as in training", file=sys.stderr)
+            given.pop(name, None)
         config[key] = OmegaConf.merge(config[key], given)
     return config
 

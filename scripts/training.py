@@ -62,6 +62,8 @@ def _train_in(folder: RunFolder, config: DictConfig, runtime: Runtime, ranks: Ra
     folder.write_status("running", variant=label_of(config), seed=config.seed)
     runtime.start(config.seed)
     data, trainer = build(config.data.train), build(config.trainer)
+    if config.evaluate:  # what is wrong there is known before the training
+        build(config.data.evaluate), build(config.data.evaluate_transform)
     model = runtime.place(fresh_model(config, len(data.classes)))
     if config.resume == "never" or not checkpoint.list_checkpoints(folder.checkpoints):
         save_config(folder, config)
@@ -94,6 +96,7 @@ def batches_of(config: DictConfig, data: Any, ranks: Ranks) -> EpochBatches:
         seed=config.seed,
         workers=config.data.workers,
         on_bad_sample=config.data.on_bad_sample,
+        skip_limit=config.data.get("skip_limit", 10),
         normalization=build(config.data.normalization),
         rank=ranks.rank,
         world=ranks.world,

@@ -94,6 +94,113 @@ def test_evaluating_again_gives_the_same_numbers(trained: Path, tmp_path: Path) 
     assert f"{after['miou']:.3f}" in table
 
 
+def test_sampling_points_lie_on_the_picture_whatever_size_the_truth_has(trained: Path, tmp_path: Path) -> None:
+    """The picture has 160 px; the net reads 320, and the truth is brought to that or is left."""
+    found = []
+    for truth in ("original", "resized"):
+        output = tmp_path / truth
+        succeed(
+            "evaluate.py", f"run={trained}", f"output={output}", "examples=1", "data.evaluate_transform.resize=320",
+            f"data.evaluate_transform.truth={truth}",
+        )  # fmt: skip
+        found.append(json.loads((output / "result.json").read_text())["sampling"])
+    assert len(found[0]) == len(found[1]) > 1
+    for a, b in zip(*found, strict=True):
+        assert a["object_size"] == b["object_size"]
+        assert a["unit"] == pytest.approx(b["unit"], abs=2)
+        points = np.array(a["points"]["1"]), np.array(b["points"]["1"])
+        assert np.abs(points[0] - points[1]).max() < 10, "of the same cell, or of the next"
+        assert np.abs(points[1].mean(0) - b["unit"]).max() < 16
+
+
+def test_a_net_reads_images_as_in_training_whatever_set_is_named(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("imagenet_normalization", "caffe_normalization"))
+    found = []
+    for given in ([], ["data=creatures", "++data.evaluate.images=6"]):
+        said = succeed("evaluate.py", f"run={folder}", f"output={tmp_path / 'out'}", "examples=0", *given)
+        found.append(json.loads((tmp_path / "out" / "result.json").read_text()))
+        assert found[-1]["config"]["data.normalization._target_"] == "seg.data.caffe_normalization"
+    assert "note: data.normalization stays seg.data.caffe_normalization" in said
+    assert found[0]["per_image"] == found[1]["per_image"]
+
+
+def test_prediction_has_the_images_own_size_where_the_truth_was_resized(trained: Path, tmp_path: Path) -> None:
+    folder, images = tmp_path / "run", tmp_path / "images" / "city"
+    shutil.copytree(trained, folder)
+    config = folder / "config.yaml"
+    config.write_text(
+        config.read_text().replace(
+            "_target_: seg.data.evaluation_transform\n    resize: null",
+            "_target_: seg.data.evaluation_transform\n    resize: 96\n    truth: resized",
+        )
+    )
+    assert "resized" in config.read_text()
+    images.mkdir(parents=True)
+    Image.fromarray(np.full((50, 70, 3), 90, np.uint8)).save(images / "a.png")
+    # the image lies in a folder of its own, as Cityscapes' do
+    assert "1 images" in succeed("predict.py", f"run={folder}", f"input={images.parent}", f"output={tmp_path / 'out'}")
+    assert Image.open(tmp_path / "out" / "ids" / "a.png").size == (70, 50)
+
+
+def test_a_refused_command_leaves_a_finished_run_as_it_is(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    before = (folder / "status.json").read_text()
+    done = run("train.py", *SMALL, "trainer.iterations=3", "seed=4", "conv=dilated", f"run={folder}")
+    assert done.returncode == 2
+    assert "seed: 0 in the checkpoint, 4 now" in done.stderr
+    assert (folder / "status.json").read_text() == before
+    assert "deformable 3 layers" in succeed("report.py", f"runs={folder}", f"output={tmp_path / 'report'}")
+
+
+def test_starting_over_takes_the_old_result_away(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    succeed("train.py", *SMALL, "trainer.iterations=1", "resume=never", "evaluate=false", f"run={folder}")
+    assert not (folder / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ("data.train_transform.flip=no", "flip is 'no': expected true or false"),
+        ("evaluate=no", "evaluate is 'no': expected true or false"),
+        ("data.batch_size=abc", "data.batch_size is 'abc'"),
+        ("data.thresholds=[1]", "data.thresholds is [1]"),
+        ("data.size_by=boxes", "data.size_by is 'boxes'"),
+        ("data.evaluate_batch_size=0", "data.evaluate_batch_size is 0"),
+        ("data.evaluate.split=vall", "vall"),
+        ("seed=abc", "seed is 'abc'"),
+    ],
+)
+def test_a_wrong_value_is_named_before_the_training(given: str, words: str, tmp_path: Path) -> None:
+    done = run("train.py", *SMALL, "trainer.iterations=3", given, f"run={tmp_path}")
+    assert done.returncode in (2, 3)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "training" not in done.stdout
+
+
+def test_the_number_of_bad_samples_that_are_passed_over_is_an_argument(tmp_path: Path) -> None:
+    for kind in ("images", "labels"):
+        for split in ("train", "val"):
+            (tmp_path / kind / split).mkdir(parents=True)
+    for number in range(4):
+        Image.new("RGB", (32, 32)).save(tmp_path / "images" / "train" / f"{number}.png")
+        Image.new("L", (32, 32), color=0 if number else 200).save(tmp_path / "labels" / "train" / f"{number}.png")
+    (tmp_path / "classes.txt").write_text("ground\nthing\n")
+    given = (
+        "train.py", "data=folder", f"data.root={tmp_path}", "evaluate=false", "head.hidden=8", "trainer.iterations=3",
+        "data.batch_size=2", "data.workers=0", "data.train_transform.crop=[32,32]", "data.on_bad_sample=skip",
+    )  # fmt: skip
+    refused = run(*given, "data.skip_limit=0", f"run={tmp_path / 'a'}")
+    assert (refused.returncode, "1 bad samples, data.skip_limit is 0" in refused.stderr) == (3, True), refused.stderr
+    succeed(*given, "data.skip_limit=1", f"run={tmp_path / 'b'}")
+
+
 def test_numbers_of_an_unfinished_training_say_so(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "seed=0,variant=deform_3"  # as a sweep names it
     shutil.copytree(trained, folder)
@@ -179,6 +286,15 @@ def test_a_missing_argument_is_named(script: str, words: str) -> None:
 
 def test_doctor_says_which_operators_run() -> None:
     assert re.search(r"operators on cpu +(compiled|reference)", succeed("doctor.py"))
+
+
+def test_doctor_shows_why_operators_are_not_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEG_KERNELS", "everything")
+    done = run("doctor.py")
+    assert done.returncode == 1
+    assert re.search(r"operators on cpu +SEG_KERNELS", done.stdout)
+    assert "torch" in done.stdout
+    assert "Traceback" not in done.stderr
 
 
 def test_check_data_reads_the_embedded_set() -> None:

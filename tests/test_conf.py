@@ -257,6 +257,8 @@ def test_folder_names_are_stable_and_leave_out_what_changes_nothing() -> None:
     same = ["seed=1", "conv=dilated"]
     assert folder_name(same) == folder_name([*reversed(same), "data.root=/a/b", "resume=auto", "data.workers=4"])
     assert folder_name(["experiment=ablation/x", "seed=1"]) == "seed=1"
+    assert folder_name(["seed=1", "experiment=ablation/x"], "experiment") == "experiment=ablation.x,seed=1"
+    assert folder_name(["seed=1", "+data.train.sbd_root=a"]) == "seed=1"
     assert folder_name([]) == "default"
     assert "/" not in folder_name(["weights=/a/b.pt"])
 

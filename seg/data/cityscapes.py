@@ -72,8 +72,9 @@ class Cityscapes(FileDataset):
 
     def read_label(self, entry: Entry) -> NDArray[np.uint8]:
         mask = read_mask(entry.label)
-        present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-        if self._labels == "labelIds" and _looks_like_train_ids(mask, present):
+        counts = np.bincount(mask.ravel(), minlength=256)
+        present = np.flatnonzero(counts)
+        if self._labels == "labelIds" and _looks_like_train_ids(counts):
             raise DataError(
                 f"{entry.label}: has the values {_listed(present)}, which are train ids where label ids are expected; "
                 "give the original labelIds files, or say labels=trainIds and name them ..._labelTrainIds.png"
@@ -90,6 +91,12 @@ class Cityscapes(FileDataset):
         table = np.full(256, IGNORE, dtype=np.uint8)
         table[LABEL_ID_OF] = np.arange(len(LABEL_ID_OF))
         return table[prediction]
+
+    def other_numbering(self, counts: NDArray[np.int64]) -> str | None:
+        if not _looks_like_train_ids(counts):
+            return None
+        values = _listed(np.flatnonzero(counts))
+        return f"the values are {values}, train ids where label ids are expected; predict.py writes those to label_ids"
 
     def read_objects(self, path: Path, label: NDArray[np.uint8]) -> NDArray[np.int32]:
         return number_instances(read_objects(path), label)
@@ -142,12 +149,12 @@ def _entries(folder: Path, split: str, kind: str) -> list[Entry]:
     return entries
 
 
-def _looks_like_train_ids(mask: NDArray[np.uint8], present: NDArray[np.int64]) -> bool:
+def _looks_like_train_ids(counts: NDArray[np.int64]) -> bool:
     """All values are train ids, and as label ids they would make no sense: 255 isn't one, or most of it were void."""
-    train_ids = set(range(len(CITYSCAPES_CLASSES))) | {IGNORE}
-    if not set(present.tolist()) <= train_ids:
+    train_ids = [*range(len(CITYSCAPES_CLASSES)), IGNORE]
+    if counts[train_ids].sum() < counts.sum():
         return False
-    return IGNORE in present or float(np.isin(mask, LABEL_ID_OF).mean()) < 0.5
+    return bool(counts[IGNORE]) or counts[LABEL_ID_OF].sum() < 0.5 * counts.sum()
 
 
 def _looks_like_label_ids(present: NDArray[np.int64]) -> bool:

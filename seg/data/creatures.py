@@ -101,6 +101,10 @@ class Creatures:
         """Predicted label files hold class ids as they are."""
         return prediction
 
+    def other_numbering(self, counts: NDArray[np.int64]) -> str | None:
+        """There is one numbering of the classes."""
+        return None
+
     def _name(self) -> str:
         """What results call the set: other scenes than the usual ones are other data."""
         shortest, longest = self.half_length

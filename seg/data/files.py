@@ -69,6 +69,10 @@ class FileDataset:
         """The values of a predicted label file as class ids; what is none of the classes becomes 255."""
         return prediction
 
+    def other_numbering(self, counts: NDArray[np.int64]) -> str | None:
+        """What to say of predicted files whose values, counted [256], must be of another numbering; None of others."""
+        return None
+
     def read_objects(self, path: Path, label: NDArray[np.uint8]) -> NDArray[np.int32]:
         """Objects of one sample: 0 = none, k = object k, -1 = unknown. Unknown are the largest value that the file's
         encoding has (255 in 8 bits, 65535 in 16) and the pixels of no object whose label is ignored."""

@@ -155,7 +155,9 @@ class Batches:
             if self._options.on_bad_sample == "raise":
                 raise DataError(problem)
             if len(self.skipped) > self._options.skip_limit:
-                raise DataError(f"{len(self.skipped)} bad samples, skip_limit is {self._options.skip_limit}: {problem}")
+                raise DataError(
+                    f"{len(self.skipped)} bad samples, data.skip_limit is {self._options.skip_limit}: {problem}"
+                )
 
 
 def _tell_of_deaths_here_alone(loaded: Any) -> None:

@@ -83,6 +83,8 @@ class Dataset(Protocol):
 
     def classes_of(self, prediction: NDArray[np.uint8]) -> NDArray[np.uint8]: ...
 
+    def other_numbering(self, counts: NDArray[np.int64]) -> str | None: ...
+
 
 # a plain alias: numpy's own type for "anything that makes an array" is too wide to be of use
 Array = NDArray[Any]

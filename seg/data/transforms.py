@@ -154,12 +154,18 @@ def _compose(crop: tuple[int, int] | None, scale: tuple[float, float] | None, co
         return A.Compose(steps)
 
 
-def _stack(sample: Sample) -> NDArray[np.int16]:
-    """Label and objects as one mask [H, W, 2], so that one padding value each can be given."""
+def _stack(sample: Sample) -> NDArray[np.int16] | NDArray[np.float32]:
+    """Label and objects as one mask [H, W, 2], so that one padding value each can be given.
+
+    In int16 where the objects' numbers fit, else in float32, which OpenCV resizes as well: a label with much noise
+    has more components. raises: DataError above 2^24, where float32 would round
+    """
     objects = np.zeros_like(sample.label, dtype=np.int32) if sample.objects is None else sample.objects
-    if objects.max(initial=0) > np.iinfo(np.int16).max:
-        raise DataError(f"{sample.name}: object id {objects.max()}; number the objects of an image from 1")
-    return np.stack([sample.label, objects], axis=-1).astype(np.int16)
+    most = objects.max(initial=0)
+    if most > 2**24:
+        raise DataError(f"{sample.name}: object id {most}; number the objects of an image from 1")
+    both = np.stack([sample.label, objects], axis=-1)
+    return both.astype(np.int16) if most <= np.iinfo(np.int16).max else both.astype(np.float32)
 
 
 def _unstack(image: Array, annotation: Array, sample: Sample) -> Sample:

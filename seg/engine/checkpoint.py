@@ -95,7 +95,12 @@ def file_hash(path: Path) -> str:
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints of a folder, newest first."""
     found = [path for path in folder.glob("step_*.pt") if NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(NAME.fullmatch(path.name)[1]), reverse=True)  # type: ignore[index]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(NAME.fullmatch(path.name)[1])  # type: ignore[index]
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -20,10 +20,11 @@ def evaluate_predictions(
 
     A file is named as its image, with or without something behind an underscore: ID.png, ID_leftImg8bit.png. Its
     values are class ids (Cityscapes: labelIds); a value that is no class counts as a false negative of the truth.
-    raises: DataError for a file that is missing, there twice, of another size, or no 8-bit single-channel image
+    raises: DataError for a file that is missing, there twice, of another size, or no 8-bit single-channel image, and
+            for values that are another numbering of the classes
     """
     files = find_predictions(folder, data.names)
-    result = Evaluation(classes)
+    result, values = Evaluation(classes), np.zeros(256, dtype=np.int64)
     with Progress(len(data), what="evaluating") as progress:
         for index, name in enumerate(data.names):
             sample = data[index]
@@ -33,36 +34,54 @@ def evaluate_predictions(
                     f"{files[name]} is {_size(prediction)} but the label of {name} is {_size(sample.label)}; "
                     "write predictions at the label's resolution"
                 )
+            values += np.bincount(prediction.ravel(), minlength=256)
             prediction = data.classes_of(prediction)
             objects = sample.objects if sample.objects is not None else np.full(sample.label.shape, -1, np.int32)
             size = torch.from_numpy(object_size(objects, size_by))
             label = torch.from_numpy(sample.label).long()
             result.add(name, torch.from_numpy(prediction), label, size, thresholds)
             progress.update(index + 1)
+    if problem := data.other_numbering(values):
+        raise DataError(f"predictions={folder}: {problem}")
     return result
 
 
 def find_predictions(folder: Path, names: list[str]) -> dict[str, Path]:
-    """The prediction of each image. Raises DataError naming those that are missing or there twice."""
+    """The prediction of each image: a file of its name anywhere in the folder, or one with something behind an
+    underscore; of a name with folders the file at that place. Raises DataError naming images without a prediction or
+    with two, and a file that fits two images."""
     if not folder.is_dir():
         raise DataError(f"predictions={folder}: no such folder")
-    found: dict[str, list[Path]] = {}
+    stems = {Path(name).name for name in names}
+    exact: dict[str, list[Path]] = {}
+    longer: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*.png")):
-        found.setdefault(path.stem, []).append(path)
+        owner = _owner(path.stem, stems)
+        (exact if owner == path.stem else longer).setdefault(owner, []).append(path)
     files, missing = {}, []
+    taken: dict[Path, str] = {}
     for name in names:
-        stem = Path(name).name
-        fitting = found.get(stem) or [p for key in found if key.startswith(stem + "_") for p in found[key]]
+        stem, own = Path(name).name, folder / f"{name}.png"
+        fitting = [own] if stem != name and own.is_file() else exact.get(stem) or longer.get(stem, [])
         if len(fitting) > 1:
             raise DataError(f"two predictions for {name}: {fitting[0]} and {fitting[1]}; remove one")
-        if fitting:
-            files[name] = fitting[0]
-        else:
+        if not fitting:
             missing.append(name)
+            continue
+        files[name] = path = fitting[0]
+        if taken.setdefault(path, name) != name:
+            raise DataError(f"{path} fits both {taken[path]} and {name}; give each a file {folder}/NAME.png of its own")
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise DataError(f"predictions={folder}: no prediction for {', '.join(missing[:3])}{more}")
     return files
+
+
+def _owner(stem: str, stems: set[str]) -> str:
+    """The longest of the stems that a file's begins with, up to an underscore; "" for none."""
+    while stem and stem not in stems:
+        stem = stem.rpartition("_")[0]
+    return stem
 
 
 def _size(array: np.ndarray) -> str:

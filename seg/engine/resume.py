@@ -11,13 +11,16 @@ from seg.engine.ranks import Ranks
 from seg.engine.run_folder import RunFolder
 from seg.errors import ConfigError, DataError
 
-FREED = ("trainer.devices",)  # keys that older checkpoints hold, and that no longer have to agree
+FREED = (  # keys that older checkpoints hold, and that no longer have to agree
+    "trainer.devices", "data.train.sbd_root", "data.size_by", "data.evaluate_batch_size",
+    "data.evaluate_transform._target_", "data.evaluate_transform.resize", "data.evaluate_transform.truth",
+)  # fmt: skip
 
 
 def find_state(folder: RunFolder, resume: str) -> dict[str, Any] | None:
     """The checkpoint that `resume` (auto, never, or a path) asks for; None to start from the beginning."""
     if resume == "never":
-        checkpoint.remove(checkpoint.list_checkpoints(folder.checkpoints))
+        start_from(folder, 0)
         return None
     if resume != "auto":
         return checkpoint.load(_existing(resume))
@@ -29,6 +32,13 @@ def find_state(folder: RunFolder, resume: str) -> dict[str, Any] | None:
     if state is not None:
         print(f"going on from step {state['step']} in {folder.path}", flush=True)
     return state
+
+
+def start_from(folder: RunFolder, step: int) -> None:
+    """Take away what another training made beyond a step: it would be taken for this one's."""
+    found = checkpoint.list_checkpoints(folder.checkpoints)
+    checkpoint.remove([path for path in found if not step or checkpoint.step_of(path) > step])
+    folder.result.unlink(missing_ok=True)
 
 
 def _existing(resume: str) -> Path:

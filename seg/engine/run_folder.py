@@ -34,8 +34,11 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"can't make the run folder {self.path}: {error.strerror}") from error
+
+    def require_writable(self, key: str = "run") -> None:
+        """Raises ConfigError where nothing can be written; `key` is the argument that names another folder."""
         if not os.access(self.path, os.W_OK):
-            raise ConfigError(f"the run folder {self.path} is not writable; choose another with run=FOLDER")
+            raise ConfigError(f"the folder {self.path} is not writable; choose another with {key}=FOLDER")
 
     def status(self) -> dict[str, Any]:
         """What status.json says; {} where there is none, or it is unreadable."""
@@ -47,8 +50,10 @@ class RunFolder:
         if not self.owned:
             return
         kept = {key: value for key, value in self.status().items() if key != "error"}
-        text = json.dumps({**kept, "state": state, "pid": os.getpid(), **fields}, indent=1)
-        write_text(self.path / "status.json", text + "\n")
+        self._put_status({**kept, "state": state, "pid": os.getpid(), **fields})
+
+    def _put_status(self, status: dict[str, Any]) -> None:
+        write_text(self.path / "status.json", json.dumps(status, indent=1) + "\n")
 
     @contextlib.contextmanager
     def running(self) -> Iterator["RunFolder"]:
@@ -56,18 +61,22 @@ class RunFolder:
         if not self.owned:
             yield self
             return
+        self.require_writable()
         with (self.path / ".lock").open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 owner = self.status().get("pid", "unknown")
                 raise ConfigError(f"another run (process {owner}) works in {self.path}; choose run=FOLDER") from error
-            start = time.monotonic()
+            start, before = time.monotonic(), self.status()
             self.write_status("running")
             try:
                 with preemptible():
                     yield self
             except BaseException as error:
+                if isinstance(error, ConfigError) and before.get("state") in ("done", "preempted"):
+                    self._put_status(before)  # a command that is refused changes nothing of what there is
+                    raise
                 stopped = isinstance(error, (Preempted, KeyboardInterrupt))
                 with contextlib.suppress(OSError):  # a full disk must not hide the error that is on its way
                     self.write_status("preempted" if stopped else "failed", error=_one_line(error))

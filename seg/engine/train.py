@@ -19,7 +19,7 @@ from seg.engine import checkpoint
 from seg.engine.optimizer import Schedule, parameters_of
 from seg.engine.progress import Progress
 from seg.engine.ranks import Ranks, unsynchronized
-from seg.engine.resume import check_config, find_state, random_state, restore_random_state
+from seg.engine.resume import check_config, find_state, random_state, restore_random_state, start_from
 from seg.engine.run_folder import RunFolder
 from seg.engine.runtime import Runtime, Stop
 from seg.errors import ConfigError, DataError, Preempted, RunError
@@ -146,6 +146,8 @@ class _Run:
         self.losses: deque[Tensor] = deque(maxlen=trainer.log_every)
         self.average = None if trainer.average is None else _average(model, trainer.average)
         self.parallel = ranks.parallel(model, runtime)
+        self.buffers = list(model.buffers())
+        self.before = [buffer.clone() for buffer in self.buffers]  # of the step
         if not ranks.first:  # dropout draws differently on each rank
             torch.manual_seed(torch.initial_seed() + ranks.rank)
 
@@ -193,6 +195,7 @@ class _Run:
     def take_step(self, group: list[Batch]) -> float:
         factor = self.schedule.apply(self.optimizer, self.step)
         self.optimizer.zero_grad(set_to_none=True)
+        _copy(self.before, self.buffers)
         total = self.ranks.sum(self.backward(group))
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(parameters_of(self.optimizer), self.trainer.clip or math.inf)
@@ -226,6 +229,8 @@ class _Run:
         return torch.stack(losses).sum()
 
     def skip(self, group: list[Batch], loss: float) -> None:
+        """Count a step that leaves no trace: neither in the weights nor in the statistics of batch norm."""
+        _copy(self.buffers, self.before)
         self.skipped += 1
         self.skipped_in_a_row += 1
         names = [name for batch in group for name in batch.names]
@@ -302,7 +307,14 @@ class _Run:
         if (before := state.get("precision", self.runtime.precision)) != self.runtime.precision:
             print(f"trained in {before} so far; goes on in {self.runtime.precision} here", flush=True)
         self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
+        if resume != "auto" and self.ranks.first:
+            start_from(self.folder, self.step)
         self.folder.rewind_metrics(self.step)
+
+
+def _copy(to: list[Tensor], source: list[Tensor]) -> None:
+    if to:
+        torch._foreach_copy_(to, source)
 
 
 def _average(model: nn.Module, decay: float) -> AveragedModel:

@@ -214,7 +214,7 @@ def test_fault_32_more_bad_samples_than_the_limit_are_an_error_all_the_same(fold
     for number in (0, 2, 4):
         (folder_root / "images" / "train" / f"train_{number}.png").write_bytes(b"")
     loader = train_loader(Folder(folder_root), training_transform(), batch_size=2, on_bad_sample="skip", skip_limit=2)
-    with pytest.raises(DataError, match="3 bad samples, skip_limit is 2"):
+    with pytest.raises(DataError, match="3 bad samples, data.skip_limit is 2"):
         list(loader.epoch(0))
 
 

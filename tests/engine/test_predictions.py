@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from seg.data import VOC, Cityscapes
-from seg.engine.predictions import evaluate_predictions
+from seg.engine.predictions import evaluate_predictions, find_predictions
 from seg.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -112,6 +112,32 @@ def test_right_predictions_score_one_and_a_missing_object_class_zero(voc: VOC, t
     assert found["iou"]["aeroplane"] == 0.5
     assert found["iou"]["background"] == 0
     assert found["iou"]["bicycle"] is None
+
+
+def test_each_image_has_a_file_of_its_own(tmp_path: Path) -> None:
+    """An id that begins another one, and ids of one name in two folders."""
+    save(tmp_path / "a/seq_2.png", np.ones((2, 2)))
+    with pytest.raises(DataError, match="no prediction for seq"):
+        find_predictions(tmp_path / "a", ["seq", "seq_2"])
+    save(tmp_path / "a/seq_leftImg8bit.png", np.ones((2, 2)))
+    assert [path.name for path in find_predictions(tmp_path / "a", ["seq", "seq_2"]).values()] == [
+        "seq_leftImg8bit.png",
+        "seq_2.png",
+    ]
+    save(tmp_path / "b/0.png", np.ones((2, 2)))
+    with pytest.raises(DataError, match="0.png fits both x/0 and y/0"):
+        find_predictions(tmp_path / "b", ["x/0", "y/0"])
+    for folder in "xy":
+        save(tmp_path / f"c/{folder}/0.png", np.ones((2, 2)))
+    assert [path.parent.name for path in find_predictions(tmp_path / "c", ["x/0", "y/0"]).values()] == ["x", "y"]
+
+
+def test_train_ids_are_refused_where_label_ids_are_expected(tmp_path: Path) -> None:
+    write_cityscapes(tmp_path, 2, np.random.default_rng(0))
+    for path in (tmp_path / "predictions").glob("*.png"):
+        save(path, np.zeros((64, 128)) + (np.arange(128) // 8 % 6))
+    with pytest.raises(DataError, match="train ids where label ids are expected"):
+        evaluate_predictions(tmp_path / "predictions", Cityscapes(tmp_path, "val"), classes=19, thresholds=(96, 224))
 
 
 @pytest.mark.fault(65)

@@ -22,7 +22,12 @@ class Damaged(Creatures):
 
 
 def train(
-    folder: Path, iterations: int, workers: int = 0, dataset: type[Creatures] = Creatures, save_every: int = 1
+    folder: Path,
+    iterations: int,
+    workers: int = 0,
+    dataset: type[Creatures] = Creatures,
+    save_every: int = 1,
+    resume: str = "auto",
 ) -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Dropout(0.2), nn.Conv2d(4, 5, 1))
@@ -34,6 +39,7 @@ def train(
         Schedule(6),
         folder=RunFolder(folder),
         runtime=Runtime(device="cpu", precision="fp32"),
+        resume=resume,
     )
 
 
@@ -86,6 +92,20 @@ def test_a_checkpoint_of_an_older_version_goes_on_bit_for_bit(tmp_path: Path) ->
     state["config"]["trainer.devices"] = 1
     checkpoint.save(path.parent, 2, state)
     assert torch.equal(weights(whole.state_dict()), weights(train(tmp_path / "parts", 5).state_dict()))
+
+
+def test_from_an_earlier_checkpoint_the_later_ones_and_the_result_are_gone(tmp_path: Path) -> None:
+    """They are another training's: `auto` would go on from them, and `keep` would throw the new ones away."""
+    whole = train(tmp_path, 5)
+    (tmp_path / "result.json").write_text("{}")
+    second = tmp_path / "checkpoints" / "step_00000002.pt"
+    with pytest.raises(DataError):
+        train(tmp_path, 5, dataset=Damaged, save_every=9, resume=str(second))
+    steps = [checkpoint.step_of(path) for path in checkpoint.list_checkpoints(tmp_path / "checkpoints")]
+    assert max(steps) < 5
+    assert 2 in steps
+    assert not (tmp_path / "result.json").exists()
+    assert torch.equal(weights(whole.state_dict()), weights(train(tmp_path, 5, resume=str(second)).state_dict()))
 
 
 def test_configurations_differ_in_what_has_to_agree_alone() -> None:

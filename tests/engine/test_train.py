@@ -197,6 +197,18 @@ def test_fault_57_a_step_that_is_not_finite_is_skipped_and_named(tmp_path: Path,
     assert all(map(math.isfinite, losses.values()))
 
 
+def test_a_skipped_step_leaves_no_trace_in_batch_norm(tmp_path: Path) -> None:
+    loader = Batches()
+    loader.poisoned = (3,)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+    Trainer(iterations=8).train(
+        model, loader, sgd(model, lr=0.1), Schedule(8),
+        folder=RunFolder(tmp_path), runtime=Runtime(device="cpu", precision="fp32"),
+    )  # fmt: skip
+    assert all(buffer.isfinite().all() for buffer in model.buffers())
+    assert int(model[1].num_batches_tracked) == 7
+
+
 @pytest.mark.fault(57)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_fault_57_many_such_steps_end_the_run(tmp_path: Path, precision: str) -> None:
