@@ -279,7 +279,7 @@ def _edges(one: Mapping[str, Any]) -> tuple[float, float]:
 def _middle(one: Mapping[str, Any]) -> float:
     """Where a bin is drawn on a logarithmic axis, which has no 0."""
     start, stop = _edges(one)
-    return (max(start, stop / 4) * stop) ** 0.5
+    return ((start or stop / 4) * stop) ** 0.5
 
 
 def _names(documents: Sequence[Document]) -> str:
