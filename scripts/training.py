@@ -90,7 +90,7 @@ def _train_in(folder: RunFolder, config: DictConfig, runtime: Runtime, ranks: Ra
 
 def batches_of(config: DictConfig, data: Any, ranks: Ranks) -> EpochBatches:
     return train_loader(
-        data,
+        data.without_objects(),
         build(config.data.train_transform),
         batch_size=ranks.share(config.data.batch_size),
         seed=config.seed,

@@ -101,6 +101,10 @@ class Creatures:
         """Predicted label files hold class ids as they are."""
         return prediction
 
+    def without_objects(self) -> "Creatures":
+        """The scenes themselves, which are drawn with their objects."""
+        return self
+
     def other_numbering(self, counts: NDArray[np.int64]) -> str | None:
         """There is one numbering of the classes."""
         return None

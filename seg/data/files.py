@@ -1,8 +1,10 @@
 """Data sets of files: lists of ids, the files that belong to an id, and the sample made of them."""
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +44,7 @@ class FileDataset:
         self.palette = classes.palette
         self.flip_pairs = classes.flip_pairs
         self.object_source = "components" if entries[0].objects is None else "masks"
+        self.with_objects = True
         self._classes = classes
         self._things = classes.things if things is None else classes.numbers(things)
 
@@ -54,12 +57,21 @@ class FileDataset:
         entry = self.entries[index]
         image, label = read_image(entry.image), self.read_label(entry)
         _require_size(entry.label, label, entry.image, image)
-        if entry.objects is None:
-            objects = connected_components(label, self._things)
-        else:
-            objects = self.read_objects(entry.objects, label)
-            _require_size(entry.objects, objects, entry.label, label)
+        objects = self._objects(entry, label) if self.with_objects else None
         return Sample(image, label, objects, entry.name, self.flip_pairs)
+
+    def _objects(self, entry: Entry, label: NDArray[np.uint8]) -> NDArray[np.int32]:
+        if entry.objects is None:
+            return connected_components(label, self._things)
+        objects = self.read_objects(entry.objects, label)
+        _require_size(entry.objects, objects, entry.label, label)
+        return objects
+
+    def without_objects(self) -> Self:
+        """The same images and labels alone, for training, which asks for no sizes: finding objects takes its time."""
+        alone = copy(self)
+        alone.with_objects = False
+        return alone
 
     def read_label(self, entry: Entry) -> NDArray[np.uint8]:
         """Class ids of one sample, 255 = ignored."""

@@ -85,6 +85,8 @@ class Dataset(Protocol):
 
     def other_numbering(self, counts: NDArray[np.int64]) -> str | None: ...
 
+    def without_objects(self) -> "Dataset": ...
+
 
 # a plain alias: numpy's own type for "anything that makes an array" is too wide to be of use
 Array = NDArray[Any]

@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from seg.report import pictures, theme, units
-from seg.report.figures import settings
+from seg.report.figures import in_lines, settings
 from seg.report.pictures import Photos, Row, Tile
 from seg.report.theme import Theme
 from seg.report.variants import Variant
 
 _SIDE, _GAP, _HEAD = 1.75, 0.1, 0.46  # inches: width of a picture, between two, for the words above a row
+_LINE, _LETTER = 0.14, 0.062  # inches: height and width of the words, which are of 8 points
 
 
 def save_images(variants: Sequence[Variant], path: Path, most: int = 3) -> None:
@@ -48,25 +49,40 @@ def _save(rows: Sequence[Row], photos: Photos, path: Path) -> None:
             figure, grid = _canvas(rows)
             for line, row in zip(grid, rows, strict=True):
                 for axes, tile in zip(line, row.tiles, strict=True):
-                    _draw(axes, tile, photos, colours, row.title if axes is line[0] else "")
+                    _draw(axes, tile, photos, colours)
+                line[0].annotate(
+                    row.title, (0, 1), (0, 17 + 72 * _LINE * (_lines(row) - 1)), "axes fraction", "offset points",
+                    fontsize=8, color=colours["muted"],
+                )  # fmt: skip
             figure.savefig(target, dpi=160, facecolor=colours["paper"])
 
 
 def _canvas(rows: Sequence[Row]) -> tuple[Figure, list[list[Axes]]]:
     """A figure with one axes for each tile, all of one width, each row as high as its pictures."""
     heights = [_SIDE * max(tile.size[1] / tile.size[0] for tile in row.tiles) for row in rows]
-    width = (_SIDE + _GAP) * max(len(row.tiles) for row in rows) + _GAP
-    height = sum(heights) + _HEAD * len(rows) + _GAP
+    heads = [_HEAD + _LINE * (_lines(row) - 1) for row in rows]
+    titles = _LETTER * max(len(row.title) for row in rows)
+    width = max((_SIDE + _GAP) * max(len(row.tiles) for row in rows), titles + _GAP) + _GAP
+    height = sum(heights) + sum(heads) + _GAP
     figure, grid, top = Figure(figsize=(width, height)), [], height
-    for row, tall in zip(rows, heights, strict=True):
-        top -= _HEAD + tall
+    for row, tall, head in zip(rows, heights, heads, strict=True):
+        top -= head + tall
         lefts = [_GAP + index * (_SIDE + _GAP) for index in range(len(row.tiles))]
         boxes = [(left / width, top / height, _SIDE / width, tall / height) for left in lefts]
         grid.append([figure.add_axes(box) for box in boxes])
     return figure, grid
 
 
-def _draw(axes: Axes, tile: Tile, photos: Photos, colours: Theme, title: str) -> None:
+def _caption(tile: Tile) -> str:
+    """What stands above a picture, in lines that are not much wider than it."""
+    return in_lines(f"{tile.caption}  {tile.note}" if tile.classes else tile.caption)
+
+
+def _lines(row: Row) -> int:
+    return max(_caption(tile).count("\n") + 1 for tile in row.tiles)
+
+
+def _draw(axes: Axes, tile: Tile, photos: Photos, colours: Theme) -> None:
     axes.set_axis_off()
     width, height = tile.size
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)  # pixel centres at whole numbers, as the points have them
@@ -81,10 +97,7 @@ def _draw(axes: Axes, tile: Tile, photos: Photos, colours: Theme, title: str) ->
         axes.plot(tile.unit[1], tile.unit[0], "o", color="#21e06b", markersize=5, markeredgecolor="#08331a")
     axes.set_xlim(extent[:2])
     axes.set_ylim(extent[2:])
-    if title:
-        axes.annotate(title, (0, 1), (0, 17), "axes fraction", "offset points", fontsize=8, color=colours["muted"])
-    caption = f"{tile.caption}  {tile.note}" if tile.classes else tile.caption
-    axes.set_title(caption, fontsize=8, loc="left", color=colours["ink"], pad=3)
+    axes.set_title(_caption(tile), fontsize=8, loc="left", color=colours["ink"], pad=3)
 
 
 def _pixels(uri: str) -> np.ndarray:

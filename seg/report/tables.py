@@ -15,7 +15,7 @@ MISSING = "–"
 
 def comparison(variants: Sequence[Variant], baseline: Variant) -> Table:
     """mIoU beside IoU and effective dilation by object size, and what they cost."""
-    compared = f"vs {baseline.label}"
+    compared = _against(baseline)
     columns = [("", "seeds"), ("", "mIoU"), ("", compared)]
     columns += [("IoU by object size", size) for size in SIZES[:3]]
     columns += [("effective dilation (cells)", size) for size in SIZES]
@@ -34,7 +34,7 @@ def comparison_table(runs: Sequence[Run], baseline: str | None = None) -> str:
 
 def ablation(variants: Sequence[Variant], baseline: Variant, data: str) -> Table:
     """Accuracy over seeds, the difference to the baseline with its interval, and the paper's own value."""
-    columns = [("", "mIoU"), ("", f"vs {baseline.label}"), ("", "95 % interval"), ("", "pixel accuracy"), ("", "runs")]
+    columns = [("", "mIoU"), ("", _against(baseline)), ("", "95 % interval"), ("", "pixel accuracy"), ("", "runs")]
     reference = paper.column(data)
     columns += [(paper.HEADING, reference)] if reference else []
     rows = []
@@ -180,3 +180,8 @@ def _three(value: float) -> str:
 
 def _minus(text: str) -> str:
     return text.replace("-", "−")
+
+
+def _against(baseline: Variant) -> str:
+    """What heads the differences; a long label, of settings, stands in its row alone."""
+    return f"vs {baseline.label}" if len(baseline.label) <= 28 else "vs baseline"

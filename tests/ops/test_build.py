@@ -191,13 +191,13 @@ def test_fault_26_cache_that_can_not_be_written_falls_back(fresh, monkeypatch, c
     assert "set SEG_CACHE to another folder" in line
 
 
-@pytest.mark.fault(26)
 def test_without_a_home_folder_the_reference_runs_and_the_way_out_is_said(fresh, monkeypatch, capsys):
     monkeypatch.setenv("SEG_CACHE", "~nobody-of-that-name/cache")
     assert backend("cpu") == "reference"
     assert "set SEG_CACHE to one" in capsys.readouterr().err
 
 
+@pytest.mark.fault(26)
 def test_fault_26_complete_cache_is_only_read(kernels, monkeypatch):
     made = build.library(recipe.cpu_recipe(kernels))
     before = sorted(p.name for p in made.parent.iterdir())

@@ -194,3 +194,13 @@ def test_text_columns_of_a_group_share_a_heading() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(41.4, "41 s"), (200, "3 min 20 s"), (18120, "5 h 02 min")])
 def test_duration_reads_as_a_person_says_it(seconds: float, text: str) -> None:
     assert tables.duration(seconds) == text
+
+
+def test_a_long_label_of_the_baseline_does_not_head_a_column(write_run: Write) -> None:
+    for rate in (0.001, 0.002):
+        config = {"conv._target_": "seg.models.Dilated", "optimizer.lr": rate}
+        folder = write_run(str(rate), result("dilated 2", config=config)).parent
+    variants = gather(read_runs(folder))
+    assert variants[0].label == "dilated 2, optimizer.lr=0.001"
+    for table in (tables.comparison(variants, variants[0]), tables.ablation(variants, variants[0], "creatures")):
+        assert ("", "vs baseline") in table.columns
