@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seg.data import Folder
+from seg.data import Folder, training_transform
 from seg.errors import DataError
 
 
@@ -21,6 +21,17 @@ def test_a_folder_gives_images_labels_and_components(folder_root: Path, two_obje
     np.testing.assert_array_equal(sample.image, np.array(Image.open(folder_root / "images/train/train_2.png")))
     np.testing.assert_array_equal(sample.label, two_objects)
     np.testing.assert_array_equal(sample.objects, np.where(two_objects == 255, -1, two_objects.astype(int)))
+
+
+def test_training_sees_the_same_pictures_without_objects(folder_root: Path) -> None:
+    data = Folder(folder_root)
+    alone = data.without_objects()
+    transform = training_transform(crop=(20, 24), scale=(0.5, 2.0), color=0.5)
+    whole, bare = (transform(one[2], 7) for one in (data, alone))
+    np.testing.assert_array_equal(whole.image, bare.image)
+    np.testing.assert_array_equal(whole.label, bare.label)
+    assert bare.objects is None
+    assert data[2].objects is not None
 
 
 def test_object_masks_are_read_where_there_are_some(folder_root: Path, save_mask: Callable[..., Path]) -> None:
