@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 def main(config: DictConfig) -> None:
     from pathlib import Path
 
+    from build import check
     from evaluation import evaluate_folder_of_predictions, evaluate_run
     from run import load_config
 
@@ -15,6 +16,7 @@ def main(config: DictConfig) -> None:
     from seg.errors import ConfigError
     from seg.report import comparison_table, read_runs
 
+    check(config)
     if (config.run is None) == (config.predictions is None):
         raise ConfigError("give run=RUN_FOLDER, or predictions=FOLDER with data=NAME data.root=FOLDER")
     output = Path(config.output) if config.output else None

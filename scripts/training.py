@@ -62,8 +62,8 @@ def _train_in(folder: RunFolder, config: DictConfig, runtime: Runtime, ranks: Ra
     folder.write_status("running", variant=label_of(config), seed=config.seed)
     runtime.start(config.seed)
     data, trainer = build(config.data.train), build(config.trainer)
-    if config.evaluate:  # what is wrong there is known before the training
-        build(config.data.evaluate), build(config.data.evaluate_transform)
+    for part in ("evaluate", "evaluate_transform") if config.evaluate else ():
+        build(config.data[part])  # what is wrong there is known before the training
     model = runtime.place(fresh_model(config, len(data.classes)))
     if config.resume == "never" or not checkpoint.list_checkpoints(folder.checkpoints):
         save_config(folder, config)

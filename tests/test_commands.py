@@ -113,6 +113,15 @@ def test_sampling_points_lie_on_the_picture_whatever_size_the_truth_has(trained:
         assert np.abs(points[1].mean(0) - b["unit"]).max() < 16
 
 
+def test_a_wrong_value_of_an_evaluation_is_named(trained: Path) -> None:
+    for given, words in (
+        ("official=no", "official is 'no': expected true or false"),
+        ("examples=-1", "examples is -1"),
+    ):
+        done = run("evaluate.py", f"run={trained}", given)
+        assert (done.returncode, words in done.stderr) == (2, True), done.stderr
+
+
 def test_a_net_reads_images_as_in_training_whatever_set_is_named(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
