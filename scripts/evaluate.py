@@ -16,11 +16,11 @@ def main(config: DictConfig) -> None:
     from seg.errors import ConfigError
     from seg.report import comparison_table, read_runs
 
-    check(config)
     if (config.run is None) == (config.predictions is None):
         raise ConfigError("give run=RUN_FOLDER, or predictions=FOLDER with data=NAME data.root=FOLDER")
     output = Path(config.output) if config.output else None
     if config.run is not None:
+        check(config)
         trained = load_config(config.run, config)
         trained.inference = config.inference
         result = evaluate_run(

@@ -33,6 +33,11 @@ class Trained:
     classes: list[str]
     palette: list[list[int]]
 
+    def require_layers(self, recorded: Mapping[str, Recorded]) -> None:
+        """Raises ConfigError where nothing was recorded."""
+        if not recorded:
+            raise ConfigError(f"{self.config.run} has no dilated or deformable layer to look at")
+
 
 def explore(configs: Sequence[DictConfig], wanted: Any) -> str:
     """The explorer's page, of one or more runs on the images that `wanted` names (see chosen_images).
@@ -75,8 +80,7 @@ def _shown(data: Any, index: int, nets: Sequence[Trained]) -> explorer.Shown:
             )
         with torch.inference_mode(), record_offsets(net.model) as recorded:
             label = forward(net.model, batch, net.runtime).argmax(1)[0].cpu().numpy()
-        if not recorded:
-            raise ConfigError(f"{net.config.run} has no dilated or deformable layer to look at")
+        net.require_layers(recorded)
         found.append(explorer.Net(net.label, explorer.ids(label), layers_of(recorded)))
     truth = None if (sample.label == IGNORE).all() else explorer.ids(sample.label)
     assert size is not None

@@ -80,9 +80,8 @@ def _pictures(net: Trained, batch: Batch, image: np.ndarray, at: Pixel, config: 
     pixels = net.runtime.image(batch.image)
     with torch.inference_mode(), record_offsets(net.model) as recorded:
         net.model(pixels)
+    net.require_layers(recorded)
     layers = list(recorded.values())
-    if not layers:
-        raise ConfigError(f"{net.config.run} has no dilated or deformable layer to look at")
     cell = nearest_cell(layers[-1], at)
     unit = _centre(layers[-1], cell)
     found = {

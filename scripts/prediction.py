@@ -18,7 +18,7 @@ from run import make_folder, newest_state, trained_model
 
 from seg.data import Sample, one_batch
 from seg.data.cityscapes import CITYSCAPES_CLASSES, to_label_ids
-from seg.data.files import SUFFIXES
+from seg.data.files import SUFFIXES, images_in
 from seg.data.images import read_image
 from seg.data.voc import VOC_CLASSES
 from seg.engine import RunFolder
@@ -130,17 +130,13 @@ def find_images(source: Path) -> list[Path]:
     if not source.is_dir():
         raise DataError(f"input={source}: no such file or folder")
     found = [path for path in source.iterdir() if path.suffix.lower() in SUFFIXES]
-    found = sorted(found or (path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES), key=_by_name)
+    found = sorted(found or images_in(source).values(), key=lambda path: (path.stem, path))
     if not found:
         raise DataError(f"input={source}: no image in it ({', '.join(SUFFIXES)})")
     twice = [path for path, after in itertools.pairwise(found) if path.stem == after.stem]
     if twice:
         raise DataError(f"input={source}: several images are called {twice[0].stem}; their results would collide")
     return found
-
-
-def _by_name(path: Path) -> tuple[str, Path]:
-    return path.stem, path
 
 
 def write(output: Path, name: str, image: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: float) -> None:

@@ -128,8 +128,7 @@ def seen(net: Trained, data: Any, images: Sequence[int]) -> Iterator[Seen]:
             batch = one_batch([sample], 0, _as_it_is, normalization=normalization, size_by=settings.size_by)
             with torch.no_grad(), record_offsets(net.model) as recorded:
                 prediction = forward(net.model, batch, net.runtime).argmax(1)[0].cpu()
-            if not recorded:
-                raise ConfigError(f"{net.config.run} has no dilated or deformable layer to look at")
+            net.require_layers(recorded)
             yield Seen(data, net.classes, index, sample, batch, recorded, prediction)
             progress.update(done)
 

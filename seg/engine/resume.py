@@ -37,7 +37,7 @@ def find_state(folder: RunFolder, resume: str) -> dict[str, Any] | None:
 def start_from(folder: RunFolder, step: int) -> None:
     """Take away what another training made beyond a step: it would be taken for this one's."""
     found = checkpoint.list_checkpoints(folder.checkpoints)
-    checkpoint.remove([path for path in found if not step or checkpoint.step_of(path) > step])
+    checkpoint.remove([path for path in found if checkpoint.step_of(path) > step])
     folder.result.unlink(missing_ok=True)
 
 
