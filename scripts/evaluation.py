@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -93,14 +94,6 @@ def _measure(
 ) -> tuple[Evaluation, DilationBySize]:
     """One pass: counts, and effective dilation, which is that of the whole image at its own scale or not taken."""
     thresholds = tuple(config.data.thresholds)
-    loader = evaluate_loader(
-        data,
-        batch_size=config.data.evaluate_batch_size,
-        workers=config.data.workers,
-        rank=ranks.rank,
-        world=ranks.world,
-        **_reading(config),
-    )
     dilation = DilationBySize(thresholds)
     with record_offsets(model) as recorded:
 
@@ -109,7 +102,7 @@ def _measure(
 
         evaluation = evaluate(
             model,
-            loader,
+            _batches(data, config, ranks),
             classes=len(data.classes),
             thresholds=thresholds,
             runtime=runtime,
@@ -123,6 +116,31 @@ def _measure(
     for part in ranks.gather(dilation):
         total.merge(part)
     return evaluation, total
+
+
+def validation(model: nn.Module, *, data: Any, config: DictConfig, runtime: Runtime, ranks: Ranks) -> dict[str, Any]:
+    """The scores of a net on its way; each rank counts its images, and the first has them all."""
+    evaluation = evaluate(
+        model,
+        _batches(data, config, ranks),
+        classes=len(data.classes),
+        thresholds=tuple(config.data.thresholds),
+        runtime=runtime,
+        images=len(data),
+        ranks=ranks,
+    )
+    return {"miou": evaluation.confusion.mean_iou() if ranks.first else None, "split": data.split}
+
+
+def _batches(data: Any, config: DictConfig, ranks: Ranks) -> Iterable[Batch]:
+    return evaluate_loader(
+        data,
+        batch_size=config.data.evaluate_batch_size,
+        workers=config.data.workers,
+        rank=ranks.rank,
+        world=ranks.world,
+        **_reading(config),
+    )
 
 
 def _trained(folder: RunFolder, config: DictConfig, classes: tuple[str, ...]) -> tuple[nn.Module, int]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from build import build, check
-from evaluation import evaluate_run
+from evaluation import evaluate_run, validation
 from omegaconf import DictConfig, OmegaConf
 from run import CONFIG, comparable, label_of, names_of, save_config
 from torch import nn
@@ -62,8 +63,10 @@ def _train_in(folder: RunFolder, config: DictConfig, runtime: Runtime, ranks: Ra
     folder.write_status("running", variant=label_of(config), seed=config.seed)
     runtime.start(config.seed)
     data, trainer = build(config.data.train), build(config.trainer)
-    for part in ("evaluate", "evaluate_transform") if config.evaluate else ():
-        build(config.data[part])  # what is wrong there is known before the training
+    validate = None
+    if config.evaluate or trainer.evaluate_every:  # what is wrong there is known before the training
+        build(config.data.evaluate_transform)
+        validate = partial(validation, data=build(config.data.evaluate), config=config, runtime=runtime, ranks=ranks)
     model = runtime.place(fresh_model(config, len(data.classes)))
     if config.resume == "never" or not checkpoint.list_checkpoints(folder.checkpoints):
         save_config(folder, config)
@@ -81,6 +84,7 @@ def _train_in(folder: RunFolder, config: DictConfig, runtime: Runtime, ranks: Ra
         resume=config.resume,
         config={**comparable(config), **names_of(data)},
         observe=offset_statistics,
+        validate=validate,
         ranks=ranks,
     )
     save_config(folder, config)

@@ -224,6 +224,23 @@ def test_numbers_of_an_unfinished_training_say_so(trained: Path, tmp_path: Path)
     assert early["miou"] == whole["miou"]
 
 
+def test_a_run_is_evaluated_on_the_way_and_stays_the_same(trained: Path, tmp_path: Path) -> None:
+    said = succeed(
+        "train.py", *SMALL, "trainer.iterations=3", "trainer.log_every=1", "trainer.evaluate_every=1", "trainer.keep=3",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    results = [json.loads((path / "result.json").read_text()) for path in (trained, tmp_path / "run")]
+    assert results[0]["per_image"] == results[1]["per_image"]
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    looks = [record for record in records if record["kind"] == "evaluate"]
+    assert [(look["step"], look["split"]) for look in looks] == [(1, "val"), (2, "val"), (3, "val")]
+    assert looks[-1]["miou"] == results[1]["miou"]
+    assert f"step 2: miou {looks[1]['miou']:.3f}, split val" in said
+    (tmp_path / "run" / "checkpoints" / "step_00000003.pt").unlink()
+    succeed("evaluate.py", f"run={tmp_path / 'run'}", f"output={tmp_path / 'early'}", "examples=0")
+    assert json.loads((tmp_path / "early" / "result.json").read_text())["miou"] == looks[1]["miou"]
+
+
 def test_prediction_equals_evaluation_and_its_files_evaluate_to_the_same(trained: Path, tmp_path: Path) -> None:
     data = Creatures("val", images=6)
     images, predictions = tmp_path / "images", tmp_path / "predictions"

@@ -123,7 +123,9 @@ def evaluate(
                     keep(name, prediction[index])
             progress.update(len(result.names))
             if stop:
-                raise Preempted("stopped by a signal while evaluating; run the same command again")
+                break
+        if ranks.any(bool(stop)):
+            raise Preempted("stopped by a signal while evaluating; run the same command again")
     parts = ranks.gather(result)
     if ranks.first:
         result.merge(parts)

@@ -17,7 +17,9 @@ class Progress:
         self.first, self.began = start, time.monotonic()
         self.printed = self.began
         self.shown, terminal = shown, shown and sys.stderr.isatty()
-        self.bar = tqdm(total=total, initial=start, desc=what, dynamic_ncols=True) if terminal else None
+        self.bar: tqdm | None = None
+        if terminal:  # one below another goes away with its end
+            self.bar = tqdm(total=total, initial=start, desc=what, dynamic_ncols=True, leave=None)
 
     def __enter__(self) -> "Progress":
         return self

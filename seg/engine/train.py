@@ -26,6 +26,7 @@ from seg.errors import ConfigError, DataError, Preempted, RunError
 from seg.metrics import IGNORE
 
 Observe = Callable[[nn.Module], AbstractContextManager[dict[str, dict[str, float]]]]
+Validate = Callable[[nn.Module], dict[str, Any]]
 
 
 def cross_entropy(logits: Tensor, label: Tensor, count: Tensor | None = None) -> Tensor:
@@ -57,6 +58,8 @@ class Trainer:
                 In fp16 those count by which the scale of the loss is found: some at the start, each halves it.
     devices:    processes on this host that share each batch; they are started by the command (see `launch`).
     average:    decay of the exponential average of the weights that is evaluated in their place, None for none.
+    evaluate_every: steps between evaluations on the way, each after a checkpoint; None for none. The last step is left
+                to the evaluation of the trained net.
     """
 
     def __init__(
@@ -71,9 +74,11 @@ class Trainer:
         patience: int = 20,
         devices: int = 1,
         average: float | None = None,
+        evaluate_every: int | None = None,
     ) -> None:
         counts = {"iterations": iterations, "accumulate": accumulate, "log_every": log_every, "keep": keep}
         counts |= {"save_every": save_every, "patience": patience, "devices": devices}
+        counts |= {} if evaluate_every is None else {"evaluate_every": evaluate_every}
         for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"trainer.{name} is {value}; expected at least 1")
@@ -83,7 +88,7 @@ class Trainer:
             raise ValueError(f"trainer.average is {average}; expected a decay between 0 and 1, or null for no average")
         self.iterations, self.accumulate, self.clip = iterations, accumulate, clip
         self.log_every, self.save_every, self.keep, self.patience = log_every, save_every, keep, patience
-        self.devices, self.average = devices, average
+        self.devices, self.average, self.evaluate_every = devices, average, evaluate_every
 
     def train(
         self,
@@ -97,6 +102,7 @@ class Trainer:
         resume: str = "auto",
         config: dict[str, Any] | None = None,
         observe: Observe | None = None,
+        validate: Validate | None = None,
         ranks: Ranks | None = None,
     ) -> nn.Module:
         """Train to the last step, saving on the way; raises Preempted after saving when asked to stop.
@@ -107,14 +113,19 @@ class Trainer:
         resume:  "auto" goes on from the newest good checkpoint, "never" starts over, a path starts from that file.
         config:  what a resumed run must agree on, as plain values; a difference is an error that lists the keys.
         observe: measures the offsets while a step that will be logged runs.
+        validate: gives the scores of a net, such as {"miou": 0.5}, for `evaluate_every`.
         ranks:   the processes that share each batch; `loader` then gives this rank's part.
         """
+        if self.evaluate_every is not None and validate is None:
+            raise ConfigError(
+                f"trainer.evaluate_every is {self.evaluate_every}, but nothing evaluates this net on its way"
+            )
         ranks = ranks or Ranks()
-        run = _Run(self, model, loader, optimizer, schedule, folder, runtime, config or {}, observe, ranks)
+        run = _Run(self, model, loader, optimizer, schedule, folder, runtime, config or {}, observe, validate, ranks)
         run.restore(resume)
         with Stop().listen() as stop, Progress(self.iterations, run.step, "training", shown=ranks.first) as progress:
             run.loop(stop, progress)
-        return model if run.average is None else run.average.module
+        return run.evaluated
 
 
 class _Run:
@@ -131,6 +142,7 @@ class _Run:
         runtime: Runtime,
         config: dict[str, Any],
         observe: Observe | None,
+        validate: Validate | None,
         ranks: Ranks,
     ) -> None:
         self.ranks = ranks
@@ -138,6 +150,7 @@ class _Run:
         self.optimizer, self.schedule = optimizer, schedule
         self.folder, self.runtime, self.config = folder, runtime, config
         self.observe = observe or (lambda model: nullcontext({}))
+        self.validate = validate or (lambda model: {})
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
         self.step = self.skipped = self.skipped_in_a_row = 0
         self.seconds = 0.0  # of training in all
@@ -150,6 +163,11 @@ class _Run:
         self.before = [buffer.clone() for buffer in self.buffers]  # of the step
         if not ranks.first:  # dropout draws differently on each rank
             torch.manual_seed(torch.initial_seed() + ranks.rank)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The net whose scores count: the average of the weights, where there is one."""
+        return self.model if self.average is None else self.average.module
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -170,10 +188,13 @@ class _Run:
                 self.log(factor, offsets, progress)
             progress.update(self.step)
             stopping = self.ranks.any(bool(stop))
-            if self.step % self.trainer.save_every == 0 or self.step == self.trainer.iterations or stopping:
+            last, look = self.step == self.trainer.iterations, self.looks()
+            if self.step % self.trainer.save_every == 0 or last or stopping or look:
                 self.save()
-            if stopping and self.step < self.trainer.iterations:
+            if stopping and not last:
                 raise Preempted(f"stopped by a signal at step {self.step}; run the same command again to go on")
+            if look:
+                start += self.look(progress)
 
     def batches(self) -> Iterator[Batch]:
         """Batches from where the run stands: an exact skip into the middle of an epoch."""
@@ -266,6 +287,22 @@ class _Run:
                 progress.note(f"{alarm} (limits: mean {MEAN:g}, largest {LARGEST:g}); lower optimizer.offset_lr")
         progress.say("no finite loss" if loss is None else f"loss {loss:.4f}")
 
+    def looks(self) -> bool:
+        """Whether the net is to be evaluated at this step, on the way."""
+        every = self.trainer.evaluate_every
+        return every is not None and self.step % every == 0 and self.step < self.trainer.iterations
+
+    def look(self, progress: Progress) -> float:
+        """Evaluate the net as it is, without a trace in the training; the seconds that took."""
+        began = time.monotonic()
+        devices = [self.runtime.device] if self.runtime.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):  # loaders draw a seed
+            scores = self.validate(self.evaluated)
+        self.parallel.train()
+        self.folder.log({"kind": "evaluate", "step": self.step, **scores})
+        progress.note(f"step {self.step}: " + ", ".join(f"{name} {_short(value)}" for name, value in scores.items()))
+        return time.monotonic() - began
+
     # -- what survives ----------------------------------------------------------------------------------------------
 
     def save(self) -> None:
@@ -310,6 +347,10 @@ class _Run:
         if resume != "auto" and self.ranks.first:
             start_from(self.folder, self.step)
         self.folder.rewind_metrics(self.step)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _copy(to: list[Tensor], source: list[Tensor]) -> None:

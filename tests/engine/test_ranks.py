@@ -20,7 +20,19 @@ from seg.engine.ranks import Ranks
 from seg.errors import ConfigError, Preempted, RunError
 from seg.models import ASPPv3, DeepLab, Dilated, tiny
 from seg.models.block import FrozenNorm
-from tests.engine.two_ranks import IMAGES, Stopped, Struck, evaluation_of, hung, net, struck, train, two_ranks, weights
+from tests.engine.two_ranks import (
+    IMAGES,
+    Stopped,
+    Struck,
+    evaluation_of,
+    evaluation_struck,
+    hung,
+    net,
+    struck,
+    train,
+    two_ranks,
+    weights,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,6 +141,12 @@ def test_fault_56_a_signal_to_one_rank_saves_and_ends_all(tmp_path: Path) -> Non
     with pytest.raises(Preempted, match="step 3"):
         launch(struck, tmp_path, Stopped, count=2)
     assert [path.name for path in (tmp_path / "checkpoints").glob("*.pt")] == ["step_00000003.pt"]
+
+
+@pytest.mark.fault(56)
+def test_fault_56_a_signal_to_one_rank_ends_an_evaluation_of_all(tmp_path: Path) -> None:
+    with pytest.raises(Preempted, match="while evaluating"):
+        launch(evaluation_struck, tmp_path, count=2)
 
 
 def test_a_batch_that_can_not_be_divided_is_refused() -> None:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from seg.data.sample import Batch
 from seg.engine import RunFolder, Runtime, Schedule, Trainer, sgd
 from seg.engine.train import cross_entropy
-from seg.errors import ConfigError, RunError
+from seg.errors import ConfigError, Preempted, RunError
 
 
 class Batches:
@@ -55,6 +55,7 @@ def train(
     config=None,
     precision="fp32",
     observe=None,
+    validate=None,
     **trainer,
 ):
     model = net()
@@ -68,6 +69,7 @@ def train(
         resume=resume,
         config=config or {"lr": 0.1},
         observe=observe,
+        validate=validate,
     )
     return model
 
@@ -133,6 +135,62 @@ def test_the_time_spent_waiting_for_batches_is_recorded(tmp_path: Path, monkeypa
     train(tmp_path, iterations=4, loader=Slow(), accumulate=2, log_every=2)
     found = [(record["seconds"], record["waited"]) for record in RunFolder(tmp_path).read_metrics()]
     assert found == [(12, 12), (24, 12)]
+
+
+def test_evaluations_on_the_way_leave_no_trace_in_the_training(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    def validate(model: nn.Module) -> dict:
+        torch.rand(3)  # as a loader draws its seed
+        with torch.inference_mode():
+            model.eval()(torch.rand(1, 3, 8, 8))
+        return {"miou": float(weights(model).abs().sum()), "split": "val"}
+
+    plain = train(tmp_path / "plain")
+    looked = train(tmp_path / "looked", evaluate_every=3, validate=validate)
+    assert torch.equal(weights(plain), weights(looked))
+    found = RunFolder(tmp_path / "looked").read_metrics()
+    scores = {record["step"]: record["miou"] for record in found if record["kind"] == "evaluate"}
+    assert list(scores) == [3, 6, 9], "the last step is left to the evaluation of the trained net"
+    after = train(tmp_path / "six", iterations=6)
+    assert scores[6] == float(weights(after).abs().sum())
+    assert f"step 6: miou {scores[6]:.3f}, split val" in capsys.readouterr().err
+    losses = [
+        [row["loss"] for row in RunFolder(tmp_path / name).read_metrics() if "loss" in row]
+        for name in ("plain", "looked")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_evaluations_on_the_way_need_something_that_evaluates(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="trainer.evaluate_every is 3, but nothing evaluates this net"):
+        train(tmp_path, evaluate_every=3)
+
+
+def test_an_evaluation_on_the_way_that_ends_the_run_loses_no_step(tmp_path: Path) -> None:
+    def stopped(model: nn.Module) -> dict:
+        raise Preempted("stopped by a signal while evaluating")
+
+    with pytest.raises(Preempted):
+        train(tmp_path / "parts", evaluate_every=7, validate=stopped)
+    parts = train(tmp_path / "parts", evaluate_every=7, validate=lambda model: pytest.fail("seen before step 7"))
+    assert torch.equal(weights(parts), weights(train(tmp_path / "whole")))
+
+
+def test_the_average_is_what_is_evaluated_on_the_way_and_its_time_is_not_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, seen = [100.0], []
+
+    def validate(model: nn.Module) -> dict:
+        now[0] += 60
+        seen.append(weights(model))
+        return {"miou": 0.5}
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    model = train(tmp_path, iterations=4, average=0.5, evaluate_every=2, validate=validate)
+    state = torch.load(tmp_path / "checkpoints" / "step_00000002.pt")
+    assert torch.equal(seen[0], torch.cat([value.flatten() for value in state["average"].values()]))
+    assert not torch.equal(seen[0], weights(model))
+    assert [row["seconds"] for row in RunFolder(tmp_path).read_metrics() if row["kind"] == "train"] == [0, 0, 0, 0]
 
 
 @pytest.mark.fault(42)
@@ -281,7 +339,9 @@ def test_fault_56_a_signal_saves_and_the_run_goes_on(tmp_path: Path, number: int
     assert torch.equal(weights(train(tmp_path)), weights(whole))
 
 
-@pytest.mark.parametrize("key", ["iterations", "accumulate", "log_every", "save_every", "keep", "patience"])
+@pytest.mark.parametrize(
+    "key", ["iterations", "accumulate", "log_every", "save_every", "keep", "patience", "evaluate_every"]
+)
 def test_counts_out_of_range_are_named(key: str) -> None:
     with pytest.raises(ValueError, match=f"trainer.{key} is 0"):
         Trainer(**{"iterations": 1, key: 0})

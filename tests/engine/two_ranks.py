@@ -56,9 +56,13 @@ def train(folder: Path, ranks: Ranks, *, iterations: int = 7, dropout: float = 0
     )
 
 
-def evaluation_of(ranks: Ranks) -> Evaluation:
+def evaluation_of(ranks: Ranks, struck: int | None = None) -> Evaluation:
+    """Of five images; a signal strikes the rank that reads the one of this number."""
+
     def batches():
         for index in range(ranks.rank, IMAGES, ranks.world):
+            if index == struck:
+                os.kill(os.getpid(), signal.SIGTERM)
             generator = torch.Generator().manual_seed(index)
             image = torch.rand(1, 3, 6, 7, generator=generator, dtype=torch.float64)
             yield Batch(image, (image[:, 0] > 0.5).long(), 60 * image[:, 1].float(), (str(index),))
@@ -87,6 +91,11 @@ def two_ranks(folder: Path) -> None:
             results["counts"] = torch.stack([evaluation.confusion.counts, *[c.counts for c in evaluation.by_size]])
             results["per_image"] = torch.stack(evaluation.per_image)
             torch.save(results | {"names": evaluation.names}, folder / "results.pt")
+
+
+def evaluation_struck(folder: Path) -> None:
+    with joined(Runtime(device="cpu", precision="fp32")) as ranks:
+        evaluation_of(ranks, struck=1)
 
 
 class Struck(Parts):
