@@ -216,6 +216,7 @@ def protocol(data: Any, config: DictConfig, images: int, inference: str) -> str:
     resolution = "the labels' resolution"
     if transform.get("truth") == "resized" and transform.resize is not None:
         resolution = "the resized image's resolution, the truth resized with it (the released DeepLab's protocol)"
+    resolution += _resized(transform.resize)
     thing = "the square root of the box's area"
     if config.data.size_by == "box":
         thing += " (the smallest box that holds a pixel)"
@@ -225,6 +226,14 @@ def protocol(data: Any, config: DictConfig, images: int, inference: str) -> str:
         f"{inference}, 255 ignored, mIoU over {len(data.classes)} classes; object size is {thing}, "
         f"cut at {thresholds[0]:g} and {thresholds[1]:g} px, from {source}"
     )
+
+
+def _resized(resize: Any) -> str:
+    """What the net saw of the images, where it is not the images as they are."""
+    if resize is None:
+        return ""
+    short, longest = (resize, None) if isinstance(resize, int) else resize
+    return f", images resized to a short side of {short} px" + (f", {longest} px long at most" if longest else "")
 
 
 def _last_logged(folder: RunFolder, key: str) -> Any:

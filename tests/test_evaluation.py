@@ -108,6 +108,9 @@ def test_the_protocol_says_how_the_net_was_asked(run: Path, tmp_path: Path) -> N
         run, tmp_path / "resized", "data.evaluate_transform.resize=48", "data.evaluate_transform.truth=resized"
     )
     assert "the truth resized with it (the released DeepLab's protocol)" in resized["protocol"]
+    assert ", images resized to a short side of 48 px, single scale" in resized["protocol"]
+    bounded = evaluated(run, tmp_path / "bounded", "data.evaluate_transform.resize=[40,48]")
+    assert "labels' resolution, images resized to a short side of 40 px, 48 px long at most, si" in bounded["protocol"]
     pixels = [sum(image["union"]) for image in resized["per_image"]]
     assert all(48 * 64 / 2 < count <= 2 * 48 * 64 for count in pixels)
 
