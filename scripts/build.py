@@ -13,6 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from seg.errors import ConfigError, DataError
 
+
+def _two_lengths(thresholds: list[float]) -> list[float]:
+    if len(thresholds) != 2 or not 0 < thresholds[0] <= thresholds[1]:
+        raise ValueError("two lengths in px are needed, the smaller one first")
+    return thresholds
+
+
 ALLOWED = "seg."  # a configuration may call our own functions only, whatever file it came from
 Count = Annotated[int, pydantic.Field(ge=1)]
 # keys that are no argument of a call; null is what a command leaves to the run
@@ -28,7 +35,7 @@ PLAIN: dict[str, Any] = {
     "data.skip_limit": Annotated[int, pydantic.Field(ge=0)],
     "data.on_bad_sample": Literal["raise", "skip"],
     "data.size_by": Literal["object", "box"],
-    "data.thresholds": Annotated[list[float], pydantic.Field(min_length=2, max_length=2)],
+    "data.thresholds": Annotated[list[float], pydantic.AfterValidator(_two_lengths)],
 }
 
 

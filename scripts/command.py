@@ -37,6 +37,11 @@ NOT_IN_NAME = (
     "data.skip_limit",
     "runtime.threads",
     "runtime.timeout",
+    "trainer.log_every",
+    "trainer.save_every",
+    "trainer.evaluate_every",
+    "trainer.keep",
+    "trainer.patience",
     "hydra",
 )
 LONGEST_NAME = 200  # bytes; file systems allow 255
@@ -169,7 +174,8 @@ def _tell(error: Exception) -> None:
     if _out_of_memory(error):
         print(
             f"error: out of memory ({str(error).splitlines()[0][:200]}); use a smaller data.batch_size with a larger "
-            "trainer.accumulate, a smaller data.train_transform.crop, runtime.precision=bf16, or more trainer.devices",
+            "trainer.accumulate, a smaller data.train_transform.crop, runtime.precision=bf16, or more trainer.devices; "
+            "a net that is trained already takes less by evaluate.py run=FOLDER inference.window=[HEIGHT,WIDTH]",
             file=sys.stderr,
         )
     elif isinstance(error, OverrideParseException):

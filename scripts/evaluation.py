@@ -80,6 +80,8 @@ def evaluate_run(
     target.write_result(result)
     if target is folder:
         folder.log({"kind": "evaluate", "step": step, "miou": result["miou"], "split": data.split})
+        if step >= config.trainer.iterations:
+            folder.mark_done()
     return result
 
 

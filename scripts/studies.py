@@ -278,6 +278,7 @@ def movement(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
     runtime.start(settings.seed)
     training, trainer = build(settings.data.train), build(settings.trainer)
     trainer.iterations = min(wanted.steps or trainer.iterations, trainer.iterations)
+    trainer.evaluate_every = None
     model = runtime.place(fresh_model(settings, len(training.classes)))
     parts = (model, batches_of(settings, training, Ranks()), build(settings.optimizer, model), build(settings.schedule))
     image = torch.cat([one.batch.image for one in seen(net, data, images_of(data, wanted))])

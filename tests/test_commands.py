@@ -1,5 +1,6 @@
 """The commands as a user runs them, on small data: train, resume, evaluate, predict, report, sweep."""
 
+import fcntl
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from seg.data import CamVid, Creatures
+from seg.engine import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -165,6 +167,21 @@ def test_a_refused_command_leaves_a_finished_run_as_it_is(trained: Path, tmp_pat
     assert "deformable 3 layers" in succeed("report.py", f"runs={folder}", f"output={tmp_path / 'report'}")
 
 
+def test_evaluating_a_trained_run_whose_own_evaluation_failed_makes_it_count(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (folder / "result.json").unlink()
+    (folder / "status.json").write_text(json.dumps({"state": "failed", "error": "out of memory", "seed": 0}))
+    assert "0.0" in succeed("evaluate.py", f"run={folder}", "examples=0")
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["seed"], "error" in status) == ("done", 0, False)
+    with (folder / ".lock").open("a+") as lock:  # as a run that works here has it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / "status.json").write_text(json.dumps({"state": "running"}))
+        RunFolder(folder).mark_done()
+        assert RunFolder(folder).status() == {"state": "running"}
+
+
 def test_starting_over_takes_the_old_result_away(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
@@ -179,6 +196,8 @@ def test_starting_over_takes_the_old_result_away(trained: Path, tmp_path: Path) 
         ("evaluate=no", "evaluate is 'no': expected true or false"),
         ("data.batch_size=abc", "data.batch_size is 'abc'"),
         ("data.thresholds=[1]", "data.thresholds is [1]"),
+        ("data.thresholds=[64,32]", "data.thresholds is [64, 32]: value error, two lengths in px are needed"),
+        ("trainer.evaluate_every=0", "trainer.evaluate_every is 0; expected at least 1"),
         ("data.size_by=boxes", "data.size_by is 'boxes'"),
         ("data.evaluate_batch_size=0", "data.evaluate_batch_size is 0"),
         ("data.evaluate.split=vall", "vall"),

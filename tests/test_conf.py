@@ -256,6 +256,7 @@ def test_a_config_value_reaches_the_layer_by_the_same_word() -> None:
 def test_folder_names_are_stable_and_leave_out_what_changes_nothing() -> None:
     same = ["seed=1", "conv=dilated"]
     assert folder_name(same) == folder_name([*reversed(same), "data.root=/a/b", "resume=auto", "data.workers=4"])
+    assert folder_name(same) == folder_name([*same, "trainer.evaluate_every=100", "trainer.keep=1"])
     assert folder_name(["experiment=ablation/x", "seed=1"]) == "seed=1"
     assert folder_name(["seed=1", "experiment=ablation/x"], "experiment") == "experiment=ablation.x,seed=1"
     assert folder_name(["seed=1", "+data.train.sbd_root=a"]) == "seed=1"

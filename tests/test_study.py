@@ -18,7 +18,7 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory, train_tiny: Callable[..., N
     """A folder with one sweep of a deformable and a dilated net, three steps old."""
     folder = tmp_path_factory.mktemp("sweeps")
     images = ("++data.train.images=4", "++data.evaluate.images=3")
-    train_tiny(folder / "creatures", "trainer.iterations=3", "evaluate=true", *images)
+    train_tiny(folder / "creatures", "trainer.iterations=3", "evaluate=true", "trainer.evaluate_every=2", *images)
     return folder
 
 

@@ -13,6 +13,7 @@ from seg.data.sample import IGNORE, Array
 from seg.errors import ConfigError, DataError
 
 HINT = "give the folder that holds leftImg8bit and gtFine"
+UNLABELLED = "; if they are of split=test, that has no public labels: predict.py writes what its server takes"
 FILES = {"labelIds": "labelIds", "trainIds": "labelTrainIds"}
 LABEL_IDS = range(34)
 FIRST_INSTANCE = 1000  # label id * 1000 + number; below it the value is a label id alone
@@ -78,6 +79,7 @@ class Cityscapes(FileDataset):
             raise DataError(
                 f"{entry.label}: has the values {_listed(present)}, which are train ids where label ids are expected; "
                 "give the original labelIds files, or say labels=trainIds and name them ..._labelTrainIds.png"
+                + (UNLABELLED if present.max(initial=0) < LABEL_ID_OF[0] else "")
             )
         if self._labels == "trainIds" and _looks_like_label_ids(present):
             raise DataError(

@@ -145,13 +145,14 @@ def find_root(given: Path | str, candidates: Iterable[str], needed: str, hint: s
     raise DataError(f"root={given}: there is no {needed} in it; {hint}")
 
 
-def find_image(folder: Path, name: str) -> Path:
-    """The image of an id, whatever its suffix; the first suffix tried where there is none, so that the error of
-    reading it names a file."""
-    for suffix in (*SUFFIXES, *(suffix.upper() for suffix in SUFFIXES)):
-        if (folder / f"{name}{suffix}").is_file():
-            return folder / f"{name}{suffix}"
-    return folder / f"{name}{SUFFIXES[0]}"
+def find_image(folder: Path, name: str, suffixes: Sequence[str] = SUFFIXES) -> Path:
+    """The image of an id, whatever its suffix, also in capitals or with one; where there is none that of the first
+    suffix, so that the error of reading it names a file."""
+    for spelled in (str.lower, str.upper, str.title):
+        for suffix in suffixes:
+            if (path := folder / f"{name}{spelled(suffix)}").is_file():
+                return path
+    return folder / f"{name}{suffixes[0]}"
 
 
 def images_in(folder: Path) -> dict[str, Path]:

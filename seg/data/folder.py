@@ -48,7 +48,7 @@ class Folder(FileDataset):
         labels = _part(folder, "labels", split)
         objects = _part(folder, "objects", split) if (folder / "objects").is_dir() else None
         entries = [
-            Entry(name, image, labels / f"{name}.png", None if objects is None else objects / f"{name}.png")
+            Entry(name, image, _mask(labels, name), None if objects is None else _mask(objects, name))
             for name, image in _images(folder, images, split).items()
         ]
         super().__init__(folder.resolve().name, split, entries, read_classes(_classes_file(folder, classes)), things)
@@ -59,6 +59,10 @@ def _part(folder: Path, part: str, split: str) -> Path:
     if (folder / f"{split}.txt").is_file() and not by_split.is_dir():
         return folder / part
     return require_split(folder, split, by_split)
+
+
+def _mask(folder: Path, name: str) -> Path:
+    return find_image(folder, name, (".png",))
 
 
 def _images(folder: Path, images: Path, split: str) -> dict[str, Path]:

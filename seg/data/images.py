@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from seg.data.sample import Array
 from seg.errors import DataError
@@ -21,6 +22,7 @@ from seg.errors import DataError
 MAX_PIXELS = 100_000_000  # 10,000 x 10,000; a file of a few kB can unpack to more than the memory holds
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error, MemoryError)
 ORIENTATION = 0x0112  # EXIF tag
+BITS_PER_SAMPLE = 0x0102  # TIFF tag, a number for each channel
 GREYSCALE_OR_COLOUR = ("RGB", "L", "1", "P", "LA", "PA", "RGBA", "RGBX")
 
 
@@ -159,6 +161,8 @@ def _first_bytes(path: Path | str) -> bytes:
 
 def _bits(image: Image.Image) -> int:
     """Bits per channel in the file: PIL reads RGB of 16 bits as 8 without a word."""
+    if isinstance(image, TiffImageFile):
+        return max(image.tag_v2.get(BITS_PER_SAMPLE, (8,)))
     png_depth = _first_bytes(image.filename)[24:25] if image.format == "PNG" and hasattr(image, "filename") else b""
     return png_depth[0] if png_depth else 8
 

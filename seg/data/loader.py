@@ -93,7 +93,7 @@ def _mismatch(samples: Sequence[Sample]) -> str:
             if a != b:
                 return (
                     f"{first.name} and {other.name} can't share a batch: their {kind}s are {a[1]}x{a[0]} and "
-                    f"{b[1]}x{b[0]} px; set batch_size=1, or a crop in training"
+                    f"{b[1]}x{b[0]} px; set data.batch_size or data.evaluate_batch_size to 1, or a crop in training"
                 )
     return ""
 

@@ -13,7 +13,7 @@ from seg.data.sample import Batch
 from seg.engine.inference import Inference
 from seg.engine.progress import Progress
 from seg.engine.ranks import Ranks
-from seg.engine.runtime import Runtime, Stop
+from seg.engine.runtime import Runtime, listening
 from seg.errors import Preempted
 from seg.metrics import Confusion, grouped_counts, intersection, union
 from seg.sizes import SIZES, size_class
@@ -108,7 +108,7 @@ def evaluate(
     result, inference, ranks = Evaluation(classes), inference or Inference(), ranks or Ranks()
     model.eval()
     total = -(-images // ranks.world)
-    with Stop().listen() as stop, Progress(total, what="evaluating", shown=ranks.first) as progress:
+    with listening() as stop, Progress(total, what="evaluating", shown=ranks.first) as progress:
         for batch in batches:
             start = time.perf_counter()
             scores = inference.scores(model, batch, runtime)

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,6 +32,11 @@ class Ranks:
         if self.world > 1:
             distributed.all_reduce(value)
         return value
+
+    def agree(self, tensors: Iterable[Tensor]) -> None:
+        """Give every rank the first one's values; in place."""
+        for tensor in tensors if self.world > 1 else ():
+            distributed.broadcast(tensor, 0)
 
     def any(self, flag: bool) -> bool:
         """Whether one of the ranks says yes."""

@@ -83,6 +83,13 @@ class RunFolder:
                 raise
             self.write_status("done", seconds=round(time.monotonic() - start, 3))
 
+    def mark_done(self) -> None:
+        """Say of a finished training that it was evaluated after all; a run that works here says so itself."""
+        with (self.path / ".lock").open("a+") as lock, contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self.status().get("state") != "done":
+                self.write_status("done")
+
     def log(self, record: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl and to metrics.csv, and tell the listeners."""
         if not self.owned:

@@ -199,6 +199,23 @@ class Stop:
             yield self
 
 
+_heard: list[Stop] = []  # that listen now
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[Stop]:
+    """The Stop of the loop around this one, where there is one: a wish that came to it holds here; else a new one."""
+    if _heard:
+        yield _heard[-1]
+        return
+    with Stop().listen() as stop:
+        _heard.append(stop)
+        try:
+            yield stop
+        finally:
+            _heard.remove(stop)
+
+
 @contextlib.contextmanager
 def preemptible() -> Iterator[None]:
     """Raise Preempted where a signal comes inside the block but outside of a loop that listens and saves first."""

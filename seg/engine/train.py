@@ -21,7 +21,7 @@ from seg.engine.progress import Progress
 from seg.engine.ranks import Ranks, unsynchronized
 from seg.engine.resume import check_config, find_state, random_state, restore_random_state, start_from
 from seg.engine.run_folder import RunFolder
-from seg.engine.runtime import Runtime, Stop
+from seg.engine.runtime import Runtime, Stop, listening
 from seg.errors import ConfigError, DataError, Preempted, RunError
 from seg.metrics import IGNORE
 
@@ -123,9 +123,9 @@ class Trainer:
         ranks = ranks or Ranks()
         run = _Run(self, model, loader, optimizer, schedule, folder, runtime, config or {}, observe, validate, ranks)
         run.restore(resume)
-        with Stop().listen() as stop, Progress(self.iterations, run.step, "training", shown=ranks.first) as progress:
+        with listening() as stop, Progress(self.iterations, run.step, "training", shown=ranks.first) as progress:
             run.loop(stop, progress)
-        return run.evaluated
+        return run.agreed()
 
 
 class _Run:
@@ -164,10 +164,11 @@ class _Run:
         if not ranks.first:  # dropout draws differently on each rank
             torch.manual_seed(torch.initial_seed() + ranks.rank)
 
-    @property
-    def evaluated(self) -> nn.Module:
-        """The net whose scores count: the average of the weights, where there is one."""
-        return self.model if self.average is None else self.average.module
+    def agreed(self) -> nn.Module:
+        """The net whose scores count, the same on all ranks: the average of the weights, where there is one."""
+        model = self.model if self.average is None else self.average.module
+        self.ranks.agree(model.buffers())  # batch norms of ranks that see parts of each batch
+        return model
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -175,6 +176,8 @@ class _Run:
         self.parallel.train()
         batches = self.batches()
         start, before = time.monotonic(), self.seconds
+        if self.looks() and self.ranks.broadcast(not self.looked()):
+            start += self.look(progress)  # a signal came before it, or amid it
         while self.step < self.trainer.iterations:
             asked = time.monotonic()
             group = self.group(batches, progress)
@@ -192,6 +195,7 @@ class _Run:
             if self.step % self.trainer.save_every == 0 or last or stopping or look:
                 self.save()
             if stopping and not last:
+                self.ranks.any(False)  # until the first rank has saved, else its starter may end it for our end
                 raise Preempted(f"stopped by a signal at step {self.step}; run the same command again to go on")
             if look:
                 start += self.look(progress)
@@ -290,14 +294,18 @@ class _Run:
     def looks(self) -> bool:
         """Whether the net is to be evaluated at this step, on the way."""
         every = self.trainer.evaluate_every
-        return every is not None and self.step % every == 0 and self.step < self.trainer.iterations
+        return every is not None and self.step % every == 0 and 0 < self.step < self.trainer.iterations
+
+    def looked(self) -> bool:
+        """Whether this step's evaluation is recorded."""
+        return any(row["kind"] == "evaluate" and row["step"] == self.step for row in self.folder.read_metrics())
 
     def look(self, progress: Progress) -> float:
         """Evaluate the net as it is, without a trace in the training; the seconds that took."""
         began = time.monotonic()
         devices = [self.runtime.device] if self.runtime.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # loaders draw a seed
-            scores = self.validate(self.evaluated)
+            scores = self.validate(self.agreed())
         self.parallel.train()
         self.folder.log({"kind": "evaluate", "step": self.step, **scores})
         progress.note(f"step {self.step}: " + ", ".join(f"{name} {_short(value)}" for name, value in scores.items()))
@@ -344,6 +352,8 @@ class _Run:
         if (before := state.get("precision", self.runtime.precision)) != self.runtime.precision:
             print(f"trained in {before} so far; goes on in {self.runtime.precision} here", flush=True)
         self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
+        if self.step < self.trainer.iterations and self.ranks.first:
+            self.folder.result.unlink(missing_ok=True)  # of weights that will not be the last
         if resume != "auto" and self.ranks.first:
             start_from(self.folder, self.step)
         self.folder.rewind_metrics(self.step)

@@ -22,7 +22,7 @@ def training(variants: Sequence[Variant]) -> list[Panel]:
     """Loss, validation mIoU and mean offset over the steps of training; one thin line a run."""
     read: list[tuple[str, Reader, int]] = [
         ("Training loss", lambda row: row.get("loss") if row.get("kind") == "train" else None, 15),
-        ("mIoU during training", lambda row: row.get("miou") if row.get("kind") == "evaluate" else None, 1),
+        ("mIoU during training", lambda row: row.get("miou"), 1),
         ("Mean |offset| of the layers, cells", lambda row: _offset(row, "mean"), 1),
         ("Largest |offset| of the layers, cells", lambda row: _offset(row, "max"), 1),
     ]
@@ -74,7 +74,7 @@ def _panel(title: str, curves: Mapping[str, np.ndarray], limit: float) -> Panel:
 
 
 def _curves(variants: Sequence[Variant], title: str, value: Reader, window: int) -> Panel | None:
-    lines = [(v, curve_of(run.training, value, window)) for v in variants for run in v.runs]
+    lines = [(v, curve_of(_in_training(run.training), value, window)) for v in variants for run in v.runs]
     lines = [(v, curve) for v, curve in lines if len(curve)]
     if all(len(curve) < 2 for _, curve in lines):
         return None
@@ -91,6 +91,17 @@ def _curves(variants: Sequence[Variant], title: str, value: Reader, window: int)
         label_ends(axes, theme, [(float(np.mean(last)), label, colours[label]) for label, last in ends.items()])
 
     return Panel(title, f"{title} by step, a line for each run", draw)
+
+
+def _in_training(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The records of a training, less those of later evaluations: on other images, or of the last step again."""
+    evaluated: dict[Any, Mapping[str, Any]] = {}
+    for row in rows:
+        if row.get("kind") == "evaluate":
+            evaluated.setdefault(row.get("step"), row)
+    splits = [row.get("split") for row in evaluated.values()]
+    kept = [row for row in evaluated.values() if row.get("split") == splits[0]]
+    return [*(row for row in rows if row.get("kind") != "evaluate"), *kept]
 
 
 def curve_of(rows: Sequence[Mapping[str, Any]], value: Reader, window: int) -> np.ndarray:

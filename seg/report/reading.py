@@ -79,6 +79,7 @@ def _read_run(folder: Path, name: str) -> Run:
     status_path, result_path = folder / "status.json", folder / "result.json"
     status = mapping(load(status_path), status_path, "the file") if status_path.exists() else {}
     state = str(status.get("state", "done" if result_path.exists() else "not evaluated"))
+    training = tuple(lines(folder / "metrics.jsonl"))
     error = status.get("error")
     seed = number(status, "seed", status_path)
     run = Run(
@@ -87,8 +88,8 @@ def _read_run(folder: Path, name: str) -> Run:
         variant=str(status.get("variant") or name),
         seed=None if seed is None else int(seed),
         state=state,
-        error=str(error) if error else _advice(state, status.get("step")),
-        training=tuple(lines(folder / "metrics.jsonl")),
+        error=str(error) if error else _advice(state, _last_step(training)),
+        training=training,
     )
     if not result_path.exists():
         trained = replace(run, state="not evaluated", error="trained, but there is no result.json; evaluate it")
@@ -102,6 +103,11 @@ def _read_run(folder: Path, name: str) -> Run:
         # a result beside an unfinished training is of an older or a half-trained checkpoint
         return replace(run, error=f"{run.error or state}; its result.json isn't counted")
     return replace(run, result=result)
+
+
+def _last_step(training: Sequence[Mapping[str, Any]]) -> Any:
+    """The last step that was recorded; 0 where none was."""
+    return training[-1].get("step") if training else 0
 
 
 def _advice(state: str, step: Any) -> str | None:

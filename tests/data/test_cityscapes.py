@@ -110,6 +110,14 @@ def test_fault_39_train_ids_are_detected_where_nothing_is_ignored(city_root: Pat
 
 
 @pytest.mark.fault(39)
+def test_fault_39_labels_of_the_test_split_are_told_from_train_ids(city_root: Path) -> None:
+    path = labels_of(city_root, "aachen", "labelIds")
+    Image.fromarray(np.full_like(Cityscapes(city_root)[0].label, 3)).save(path)
+    with pytest.raises(DataError, match="if they are of split=test, that has no public labels: predict.py writes what"):
+        Cityscapes(city_root)[0]
+
+
+@pytest.mark.fault(39)
 def test_fault_39_label_ids_in_place_of_train_ids_are_detected(city_root: Path) -> None:
     for city in ("aachen", "bonn"):
         labels_of(city_root, city, "labelIds").rename(labels_of(city_root, city, "labelTrainIds"))

@@ -57,6 +57,17 @@ def test_id_255_is_an_object_in_a_sixteen_bit_mask(folder_root: Path) -> None:
     assert read[0, :3].tolist() == [255, 300, -1]
 
 
+def test_suffixes_may_have_capitals(folder_root: Path) -> None:
+    for kind, suffix in (("images", ".Png"), ("labels", ".PNG")):
+        for path in sorted((folder_root / kind / "val").iterdir()):
+            path.rename(path.with_suffix(suffix))
+    names = [entry.name for entry in Folder(folder_root, "val").entries]
+    listed = [sample.name for sample in map(Folder(folder_root, "val").__getitem__, range(len(names)))]
+    assert names == listed
+    (folder_root / "val.txt").write_text(names[1])
+    assert Folder(folder_root, "val")[0].name == names[1]
+
+
 def test_a_list_of_ids_picks_and_orders_images(folder_root: Path) -> None:
     (folder_root / "train.txt").write_text("train_4\ntrain_1\n")
     assert Folder(folder_root).names == ["train_4", "train_1"]

@@ -157,15 +157,16 @@ def test_fault_34_sixteen_bit_images_are_refused_grey_or_colour(tmp_path: Path) 
     Image.fromarray(np.full((6, 8), 40_000, dtype=np.uint16)).save(tmp_path / "grey.png")
     with pytest.raises(DataError, match=r"grey\.png: mode I;16, expected 8-bit"):
         read_image(tmp_path / "grey.png")
-    (tmp_path / "colour.png").write_bytes(sixteen_bit_rgb())
-    with pytest.raises(DataError, match=r"colour\.png: 16 bits a channel, expected 8"):
-        read_image(tmp_path / "colour.png")
+    for kind in (".png", ".tif"):
+        (tmp_path / f"colour{kind}").write_bytes(sixteen_bit_rgb(kind))
+        with pytest.raises(DataError, match=rf"colour\{kind}: 16 bits a channel, expected 8"):
+            read_image(tmp_path / f"colour{kind}")
 
 
-def sixteen_bit_rgb() -> bytes:
+def sixteen_bit_rgb(kind: str) -> bytes:
     import cv2
 
-    encoded, data = cv2.imencode(".png", np.full((6, 8, 3), 40_000, dtype=np.uint16))
+    encoded, data = cv2.imencode(kind, np.full((6, 8, 3), 40_000, dtype=np.uint16))
     assert encoded
     return data.tobytes()
 

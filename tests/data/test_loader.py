@@ -233,7 +233,9 @@ def test_images_of_different_sizes_in_a_batch_are_refused_by_name(policy: str) -
 
     data = Growing("val", images=2)
     assert len(list(evaluate_loader(data, evaluation_transform(), on_bad_sample=policy))) == 2
-    with pytest.raises(DataError, match="their images are 64x64 and 80x80 px; set batch_size=1"):
+    with pytest.raises(
+        DataError, match="their images are 64x64 and 80x80 px; set data.batch_size or data.evaluate_batch_size to 1"
+    ):
         list(evaluate_loader(data, evaluation_transform(), batch_size=2, on_bad_sample=policy))
 
 

@@ -85,6 +85,15 @@ def test_fault_62_two_ranks_count_as_one_process_where_images_do_not_divide(shar
     assert torch.equal(results["per_image"], torch.stack(alone.per_image))
 
 
+def test_all_ranks_evaluate_the_net_that_was_saved(shared: tuple[Path, dict]) -> None:
+    folder, results = shared
+    statistics = results["statistics"]
+    assert torch.equal(statistics[0], statistics[1]), "each rank's batch norm saw its own part of the batches"
+    state = torch.load(folder / "normed" / "checkpoints" / "step_00000007.pt")["average"]
+    saved = [state[name] for name in state if "running" in name or "tracked" in name]
+    assert torch.equal(statistics[0], torch.cat([value.flatten() for value in saved]))
+
+
 def test_a_run_of_two_ranks_writes_each_record_once(shared: tuple[Path, dict]) -> None:
     steps = [record["step"] for record in RunFolder(shared[0] / "whole").read_metrics()]
     assert steps == list(range(1, 8))

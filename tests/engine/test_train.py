@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from seg.data.sample import Batch
 from seg.engine import RunFolder, Runtime, Schedule, Trainer, sgd
+from seg.engine.runtime import listening
 from seg.engine.train import cross_entropy
 from seg.errors import ConfigError, Preempted, RunError
 
@@ -171,8 +172,25 @@ def test_an_evaluation_on_the_way_that_ends_the_run_loses_no_step(tmp_path: Path
 
     with pytest.raises(Preempted):
         train(tmp_path / "parts", evaluate_every=7, validate=stopped)
-    parts = train(tmp_path / "parts", evaluate_every=7, validate=lambda model: pytest.fail("seen before step 7"))
+    (tmp_path / "parts" / "result.json").write_text("{}")  # of step 7: it would be taken for the last one's
+    parts = train(tmp_path / "parts", evaluate_every=7, validate=lambda model: {"miou": 0.5})
     assert torch.equal(weights(parts), weights(train(tmp_path / "whole")))
+    assert not (tmp_path / "parts" / "result.json").exists()
+    again = train(tmp_path / "parts", evaluate_every=7, validate=lambda model: pytest.fail("evaluated already"))
+    assert torch.equal(weights(parts), weights(again))
+    looks = [row["step"] for row in RunFolder(tmp_path / "parts").read_metrics() if row["kind"] == "evaluate"]
+    assert looks == [7], "what the signal ended is made up for"
+
+
+def test_a_signal_before_an_evaluation_on_the_way_ends_it_at_once(tmp_path: Path) -> None:
+    def validate(model: nn.Module) -> dict:
+        with listening() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop
+        return {"miou": 0.5}
+
+    with pytest.raises(Preempted, match="at step 8"):
+        train(tmp_path, evaluate_every=7, validate=validate)
 
 
 def test_the_average_is_what_is_evaluated_on_the_way_and_its_time_is_not_training(

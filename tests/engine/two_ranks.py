@@ -43,8 +43,15 @@ def net(dropout: float) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Dropout(dropout), nn.Conv2d(4, 2, 1)).double()
 
 
-def train(folder: Path, ranks: Ranks, *, iterations: int = 7, dropout: float = 0.0, loader=None) -> nn.Module:
-    model = net(dropout)
+def normed_net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)).double()
+
+
+def train(
+    folder: Path, ranks: Ranks, *, iterations: int = 7, dropout: float = 0.0, loader=None, model=None
+) -> nn.Module:
+    model = model or net(dropout)
     return Trainer(iterations=iterations, accumulate=2, save_every=4, average=0.9, log_every=1).train(
         model,
         loader or Parts(ranks),
@@ -87,7 +94,10 @@ def two_ranks(folder: Path) -> None:
             train(folder / "parts", ranks, dropout=0.3, iterations=stop)
         results["parts"] = weights(train(folder / "parts", ranks, dropout=0.3))
         evaluation = evaluation_of(ranks)
+        normed = train(folder / "normed", ranks, model=normed_net())
+        statistics = ranks.gather(torch.cat([buffer.flatten() for buffer in normed.buffers()]))
         if ranks.first:
+            results["statistics"] = torch.stack(statistics)
             results["counts"] = torch.stack([evaluation.confusion.counts, *[c.counts for c in evaluation.by_size]])
             results["per_image"] = torch.stack(evaluation.per_image)
             torch.save(results | {"names": evaluation.names}, folder / "results.pt")

@@ -1,5 +1,6 @@
 """Charts: their names find room, and nets keep their colours."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from seg.report import panels, published
+from seg.report.curves import training
 from seg.report.figures import as_svg, in_lines, spread
 from seg.report.reading import read_runs
 from seg.report.studies import by_length, classes
@@ -55,6 +57,18 @@ def test_a_net_keeps_its_colour_from_chart_to_chart() -> None:
     roles = variant_roles(NETS)
     for chosen in (("dilated 8", "deformable 4 layers"), ("dilated 4", "deformable 3 layers", "modulated 3 layers")):
         assert variant_roles({net: NETS[net] for net in chosen}) == {net: roles[net] for net in chosen}
+
+
+def test_evaluations_after_the_training_are_no_part_of_its_curve(write_run: Write) -> None:
+    rows = [(2, 0.5, "val"), (4, 0.75, "val"), (4, 0.7, "val"), (4, 0.1, "test"), (3, 0.2, "test")]
+    lines = [{"kind": "evaluate", "step": step, "miou": miou, "split": split} for step, miou, split in rows]
+    folder = write_run("a", result("dilated 2", 0))
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (panel,) = training(gather(read_runs(folder.parent)))
+    axes = Figure().subplots()
+    panel.draw(axes, LIGHT)
+    assert panel.title == "mIoU during training"
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[2, 0.5], [4, 0.75]]]
 
 
 def test_a_label_without_a_number_takes_no_numbered_nets_colour() -> None:

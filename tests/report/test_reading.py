@@ -103,10 +103,20 @@ def test_broken_status_marks_its_run(write_run: Write) -> None:
 
 
 def test_result_of_an_unfinished_training_is_not_counted(write_run: Write) -> None:
-    folder = write_run("a", result("dilated 2"), state="preempted", step=300).parent
-    run = read_runs(folder)[0]
+    folder = write_run("a", result("dilated 2"), state="preempted")
+    (folder / "metrics.jsonl").write_text('{"kind": "train", "step": 300}')
+    run = read_runs(folder.parent)[0]
     assert (run.state, run.result) == ("preempted", None)
     assert "step 300" in (run.error or "")
+
+
+def test_the_step_of_a_killed_run_is_that_of_its_last_record(write_run: Write) -> None:
+    folder = write_run("a", None, state="running")
+    write_run("b", result("dilated 2"))
+    (folder / "metrics.jsonl").write_text('{"kind": "train", "step": 40}\n{"kind": "evaluate", "step": 50}\n')
+    assert [run.error for run in read_runs(folder.parent) if run.error] == [
+        "at step 50: still running, or killed; run it again to resume"
+    ]
 
 
 def test_trained_run_without_result_is_not_evaluated(write_run: Write) -> None:
