@@ -7,6 +7,7 @@ namespace seg::cuda {
 namespace {
 
 constexpr int kFusedThreads = 256;
+constexpr int64_t kMaxShareBytes = INT64_C(1) << 28;  // of workspace: the plain path's is bounded as well
 constexpr int kWarps = kFusedThreads / kWarp;
 constexpr int kLaneChannels = kBlockChannels / kWarp;
 static_assert(kLaneChannels == 4);
@@ -279,7 +280,8 @@ cudaError_t plan_backward(const Conv& conv, Type type, bool tf32, const void* in
   plan.division = divide_backward(conv, element);
   plan.packed_bytes = backward_row(plan.division, plan.division.channel_blocks, 0, 0, 0) * kRowBytes;
   plan.share_bytes = share_index(conv, plan.division.channel_blocks, 0, 0, 0) * sizeof(float);
-  plan.possible = plan.division.blocks() <= INT64_C(0x7fffffff) && fits_int32(plan.packed_bytes / kVectorBytes);
+  plan.possible = plan.division.blocks() <= INT64_C(0x7fffffff) && fits_int32(plan.packed_bytes / kVectorBytes) &&
+                  plan.share_bytes <= kMaxShareBytes;
   return error;
 }
 

@@ -32,6 +32,7 @@ def library(recipe: Recipe) -> Path:
     made = library_path(recipe)
     if is_intact(made):
         return made
+    recipe.command()  # says now what is missing
     try:
         made.parent.mkdir(parents=True, exist_ok=True)
         with locked(made.with_suffix(".lock")):

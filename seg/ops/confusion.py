@@ -22,8 +22,9 @@ def confusion_counts(prediction: Tensor, label: Tensor, classes: int, ignore: in
         prediction, label = prediction.long(), label.long()
     try:
         return compiled.confusion.default(label.contiguous(), prediction.contiguous(), classes, ignore)
-    except RuntimeError:  # a label that is no class: the reference finds the value and says so
-        return reference_counts(prediction, label, classes, ignore)
+    except RuntimeError:
+        reference_counts(prediction, label, classes, ignore)  # finds a label that is no class, and says which
+        raise
 
 
 def reference_counts(prediction: Tensor, label: Tensor, classes: int, ignore: int) -> Tensor:

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from seg.ops import dispatch, reference
 from seg.ops.arguments import checked_size
-from seg.ops.geometry import Pair, pair
+from seg.ops.geometry import Pair, in_own_dtype, pair
 
 library = torch.library.Library("seg", "DEF")
 library.define(
@@ -127,7 +127,10 @@ def backward(
     """The body of the gradients' operator; what is not needed is an empty tensor."""
     compiled = dispatch.kernels(input.device.type)
     if compiled is None:
-        grads = reference.deform_conv2d_backward(grad, input, offset, weight, mask, stride, padding, dilation, needed)
+        with in_own_dtype(input):
+            grads = reference.deform_conv2d_backward(
+                grad, input, offset, weight, mask, stride, padding, dilation, needed
+            )
     else:
         options = dispatch.options(input.device.type, backward=True)
         grads = compiled.deform_conv2d_backward.default(
@@ -211,7 +214,7 @@ def remember_twice(ctx: Any, inputs: tuple[Any, ...], output: reference.Gradient
 def differentiate_twice(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of the gradients, by differentiating the reference."""
     wanted = [i for i in range(5) if ctx.needs_input_grad[i]]
-    with torch.enable_grad():
+    with torch.enable_grad(), in_own_dtype(ctx.saved_tensors[0]):
         tensors = list(ctx.saved_tensors)
         for i in wanted:
             tensors[i] = tensors[i].view_as(tensors[i])  # a node of its own, else gradients through it would be added

@@ -1,5 +1,8 @@
 """Where a deformable convolution looks, and which arguments make sense for it."""
 
+from contextlib import AbstractContextManager
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -79,6 +82,11 @@ def axis_positions(length: int, taps: int, stride: int, padding: int, dilation: 
 def position_dtype(tensor: Tensor) -> torch.dtype:
     """The dtype of coordinates and sums that go with a tensor: float64 with float64, else float32."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def in_own_dtype(tensor: Tensor) -> AbstractContextManager[Any]:
+    """A block that autocast keeps out of, on a tensor's device: sums stay in the dtype that was chosen for them."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def offset_groups(offset: Tensor, kernel_size: Pair) -> int:

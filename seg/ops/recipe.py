@@ -7,12 +7,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+PATIENCE = 60.0  # seconds for a compiler that is asked about itself
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 
 # libtorch's stable ABI as of 2.11: one source tree, and one library, serves every later torch
@@ -29,8 +30,6 @@ PROCESSOR_FLAGS = {
     "_portable": (),
 }
 
-EXACT = {"90": "90a"}  # architectures with instructions that no later GPU has
-
 
 class Unavailable(RuntimeError):
     """There is no compiled library here; the text says why and what would help."""
@@ -43,7 +42,7 @@ class Recipe:
     name: str  # also the namespace of its operators
     sources: tuple[Path, ...]
     headers: tuple[Path, ...]
-    compiler: tuple[str, ...]
+    compiler: "tuple[str, ...] | Unavailable"  # or why there is none: a library from the cache needs none
     flags: tuple[str, ...]
     link_flags: tuple[str, ...]
     target: str  # the processor or GPU that it is made for
@@ -51,11 +50,17 @@ class Recipe:
 
     def compile_command(self, source: Path, made: Path) -> list[str]:
         """The command that turns one source into one object file."""
-        return [*self.compiler, *self.flags, *self.flags_of(source), "-c", str(source), "-o", str(made)]
+        return [*self.command(), *self.flags, *self.flags_of(source), "-c", str(source), "-o", str(made)]
 
     def link_command(self, objects: list[Path], made: Path) -> list[str]:
         """The command that joins the object files into the shared library."""
-        return [*self.compiler, "-shared", *map(str, objects), *self.link_flags, "-o", str(made)]
+        return [*self.command(), "-shared", *map(str, objects), *self.link_flags, "-o", str(made)]
+
+    def command(self) -> tuple[str, ...]:
+        """The compiler; raises Unavailable where there is none."""
+        if isinstance(self.compiler, Unavailable):
+            raise self.compiler
+        return self.compiler
 
     def flags_of(self, source: Path) -> tuple[str, ...]:
         """The flags that this file has beyond those of all files."""
@@ -69,7 +74,7 @@ def cpu_recipe(kernels: Path = KERNELS) -> Recipe:
     """The library of the CPU's operators, `seg_cpu`.
 
     CXX and CXXFLAGS are honoured, for another compiler or a sanitizer.
-    raises: Unavailable without sources or without a C++ compiler
+    raises: Unavailable without sources
     """
     x86 = platform.machine() in ("x86_64", "AMD64")
     sources = tuple(s for s in sorted((kernels / "cpu").glob("*.cpp")) if x86 or "_avx" not in s.stem)
@@ -79,7 +84,7 @@ def cpu_recipe(kernels: Path = KERNELS) -> Recipe:
         name="seg_cpu",
         sources=sources,
         headers=headers(kernels, "cpu"),
-        compiler=cxx(),
+        compiler=_or_reason(cxx),
         flags=(*COMMON, "-fPIC", *includes(kernels), *extra),
         link_flags=(f"-L{torch_folder() / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10", *extra),
         target=processor(),
@@ -88,24 +93,27 @@ def cpu_recipe(kernels: Path = KERNELS) -> Recipe:
 
 
 def cuda_recipe(kernels: Path = KERNELS) -> Recipe:
-    """The library of the GPU's operators, `seg_cuda`, for the current GPU.
+    """The library of the GPU's operators, `seg_cuda`, for the GPUs that torch sees.
 
-    raises: Unavailable without sources, a CUDA build of torch, a GPU, or an nvcc of torch's CUDA major version
+    raises: Unavailable without sources, a CUDA build of torch, a GPU, or for one that nvcc no longer knows
     """
-    if torch.version.cuda is None or not torch.cuda.is_available():
+    cuda = torch.version.cuda
+    if cuda is None or not torch.cuda.is_available():
         raise Unavailable("this torch sees no CUDA device")
     sources = tuple(sorted([*(kernels / "cuda").glob("*.cu"), *(kernels / "cuda").glob("*.cpp")]))
     require_sources(sources, kernels / "cuda")
-    compiler = nvcc(torch.version.cuda)
-    code = gpu_code(torch.cuda.get_device_capability(), gpu_codes(compiler))
+    compiler = _or_reason(lambda: (nvcc(cuda),))
+    known = () if isinstance(compiler, Unavailable) else gpu_codes(compiler[0])
+    gpus = [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
+    codes = tuple(dict.fromkeys(gpu_code(capability, known) for capability in gpus))
     return Recipe(
         name="seg_cuda",
         sources=sources,
         headers=headers(kernels, "cuda"),
-        compiler=(compiler,),
-        flags=(*cuda_flags(kernels), code),
+        compiler=compiler,
+        flags=(*cuda_flags(kernels), *codes),
         link_flags=(f"-L{torch_folder() / 'lib'}", "-ltorch", "-ltorch_cpu", "-ltorch_cuda", "-lc10", "-lc10_cuda"),
-        target=code,
+        target=" ".join(codes),
     )
 
 
@@ -122,8 +130,6 @@ def gpu_code(capability: tuple[int, int], known: Sequence[str]) -> str:
     raises: Unavailable for a GPU that is older than all of them
     """
     number = f"{capability[0]}{capability[1]}"
-    if number in EXACT:
-        return f"-gencode=arch=compute_{EXACT[number]},code=sm_{EXACT[number]}"
     if number in known or not known:  # an nvcc that lists nothing says itself what it can't do
         return f"-gencode=arch=compute_{number},code=[sm_{number},compute_{number}]"
     older = [n for n in known if n.isdigit() and int(n) < int(number)]
@@ -143,8 +149,7 @@ def gpu_code(capability: tuple[int, int], known: Sequence[str]) -> str:
 
 def gpu_codes(compiler: str) -> tuple[str, ...]:
     """Numbers of the architectures that an nvcc compiles for."""
-    text = subprocess.run([compiler, "--list-gpu-code"], capture_output=True, text=True, timeout=60, check=False).stdout
-    return tuple(re.findall(r"sm_(\w+)", text))
+    return tuple(re.findall(r"sm_(\w+)", _said([compiler, "--list-gpu-code"])))
 
 
 def cxx() -> tuple[str, ...]:
@@ -167,8 +172,7 @@ def nvcc(cuda: str) -> str:
     if path is None:
         where = f"in CUDA_HOME={home}" if home else "on PATH"
         raise Unavailable(f"there is no nvcc {where}; install the CUDA {cuda} toolkit and set CUDA_HOME to it")
-    text = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
-    found = re.search(r"release (\d+)\.(\d+)", text)
+    found = re.search(r"release (\d+)\.(\d+)", _said([path, "--version"]))
     if found is None:
         raise Unavailable(f"{path} --version names no CUDA release; set CUDA_HOME to a working toolkit {cuda}")
     if found[1] != cuda.split(".")[0]:
@@ -177,6 +181,24 @@ def nvcc(cuda: str) -> str:
             f"set CUDA_HOME to a toolkit {cuda.split('.')[0]}.x or install the torch build for CUDA {found[1]}"
         )
     return path
+
+
+def _or_reason(find: Callable[[], tuple[str, ...]]) -> tuple[str, ...] | Unavailable:
+    """The compiler that is found, or why there is none."""
+    try:
+        return find()
+    except Unavailable as reason:
+        return reason
+
+
+def _said(command: list[str]) -> str:
+    """What a compiler says of itself; raises Unavailable where it can't be run or takes too long."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(
+            f"{command[0]} says nothing of itself ({error}); set CUDA_HOME to a working toolkit"
+        ) from error
 
 
 def require_sources(sources: tuple[Path, ...], folder: Path) -> None:

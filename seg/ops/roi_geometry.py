@@ -135,21 +135,26 @@ def nearest(value: Tensor) -> Tensor:
     return whole + (value - whole).mul(2).trunc()
 
 
+def divided(value: Tensor, parts: int) -> Tensor:
+    """The quotient, rounded once; a GPU divides by a number of Python's by multiplying with its rounded inverse."""
+    return value / value.new_full((), parts)
+
+
 def paper_axis(low: Tensor, high: Tensor, bins: int, size: int, pooling: Pooling) -> Axis:
     """Whole cells, moved together."""
     start = nearest(low * pooling.spatial_scale)
     extent = (nearest(high * pooling.spatial_scale) - start).clamp(min=1)
     number = torch.arange(bins, device=low.device)
     # multiplied first: the quotient of whole numbers is exact where it is whole
-    begin = start[:, None] + (number * extent[:, None] / bins).floor()
-    end = start[:, None] + ((number + 1) * extent[:, None] / bins).ceil()
+    begin = start[:, None] + divided(number * extent[:, None], bins).floor()
+    end = start[:, None] + divided((number + 1) * extent[:, None], bins).ceil()
     return cells(extent, begin, end, size)
 
 
 def cells_axis(low: Tensor, high: Tensor, bins: int, size: int, pooling: Pooling) -> Axis:
     """Whole cells that a bin touches."""
     start, extent = released_box(low, high, pooling.spatial_scale, 0.0)
-    edges = start[:, None] + (extent / bins)[:, None] * torch.arange(bins + 1, device=low.device)
+    edges = start[:, None] + divided(extent, bins)[:, None] * torch.arange(bins + 1, device=low.device)
     return cells(extent, edges[:, :-1].floor(), edges[:, 1:].ceil(), size)
 
 
@@ -162,9 +167,9 @@ def cells(extent: Tensor, begin: Tensor, end: Tensor, size: int) -> Axis:
 def released_axis(low: Tensor, high: Tensor, bins: int, size: int, pooling: Pooling) -> Axis:
     """Samples at whole shares of a bin's side, from its corner on."""
     start, extent = released_box(low, high, pooling.spatial_scale, 0.5)
-    side, samples = extent / bins, pooling.sampling_ratio or PER_PART
+    side, samples = divided(extent, bins), pooling.sampling_ratio or PER_PART
     first = torch.arange(bins, device=low.device) * side[:, None] + start[:, None]
-    return Axis(extent, first, side / samples, torch.full_like(first, samples))
+    return Axis(extent, first, divided(side, samples), torch.full_like(first, samples))
 
 
 def released_box(low: Tensor, high: Tensor, scale: float, shift: float) -> tuple[Tensor, Tensor]:
@@ -177,7 +182,7 @@ def mmcv_axis(low: Tensor, high: Tensor, bins: int, size: int, pooling: Pooling)
     """Samples at the middles of a bin's parts; as many as the bin has cells where no number is given."""
     start = low * pooling.spatial_scale - 0.5
     extent = high * pooling.spatial_scale - 0.5 - start
-    side = extent / bins
+    side = divided(extent, bins)
     adaptive = side.ceil().clamp(0, MOST + 1)  # a box without extent has no samples, and pools to zero
     samples = torch.full_like(side, pooling.sampling_ratio) if pooling.sampling_ratio else adaptive
     step = side / samples.clamp(min=1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from seg.ops import dispatch
 from seg.ops import roi_reference as reference
 from seg.ops.deform_conv import layout
-from seg.ops.geometry import Pair, pair, position_dtype
+from seg.ops.geometry import Pair, in_own_dtype, pair, position_dtype
 from seg.ops.roi_arguments import check_pooling, check_tensors, checked_images, stacked
 from seg.ops.roi_geometry import Bins, Pooling, bins, spread
 
@@ -152,7 +152,8 @@ def forward(
     compiled = dispatch.kernels(input.device.type, "roi_pool")
     channels_last = layout(input) == torch.channels_last
     if compiled is None:
-        out = reference.roi_pool(input, image, grids, mask, group_size, rule)
+        with in_own_dtype(input):
+            out = reference.roi_pool(input, image, grids, mask, group_size, rule)
     else:
         tensors = (grouped(input, group_size), image, *dense(first, step, count), opt(mask))
         out = compiled.roi_pool.default(*tensors, *group_size, rule, channels_last)
@@ -176,7 +177,8 @@ def backward(
     grids, image = Bins(first, step, count), rois[:, 0].long()
     compiled = dispatch.kernels(input.device.type, "roi_pool")
     if compiled is None:
-        grads = reference.roi_pool_backward(grad, input, image, grids, mask, group_size, rule)
+        with in_own_dtype(input):
+            grads = reference.roi_pool_backward(grad, input, image, grids, mask, group_size, rule)
         of_input, of_first, of_mask = grads
     else:
         tensors = (grad, grouped(input, group_size), image, *dense(first, step, count), opt(mask))
@@ -271,7 +273,7 @@ def remember_twice(ctx: Any, inputs: tuple[Any, ...], output: reference.Gradient
 def differentiate_twice(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of the gradients, by differentiating the reference."""
     wanted = [i for i in range(7) if ctx.needs_input_grad[i]]
-    with torch.enable_grad():
+    with torch.enable_grad(), in_own_dtype(ctx.saved_tensors[0]):
         tensors = list(ctx.saved_tensors)
         for i in wanted:
             tensors[i] = tensors[i].view_as(tensors[i])  # a node of its own, else gradients through it would be added

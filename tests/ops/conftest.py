@@ -64,7 +64,7 @@ class Case:
 
 def strided(tensor: Tensor) -> Tensor:
     """The same values, every second element of a larger tensor."""
-    wide = torch.zeros(*tensor.shape[:-1], 2 * tensor.shape[-1] + 1, dtype=tensor.dtype)
+    wide = tensor.new_zeros(*tensor.shape[:-1], 2 * tensor.shape[-1] + 1)
     wide[..., 1::2] = tensor
     return wide[..., 1::2]
 

@@ -58,8 +58,14 @@ def gpu(monkeypatch):
     """A GPU and a torch for CUDA 13.2, as far as a recipe asks."""
     monkeypatch.setattr(torch.version, "cuda", "13.2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    gpus(monkeypatch, (9, 0))
     monkeypatch.delenv("CUDA_HOME", raising=False)
+
+
+def gpus(monkeypatch, *capabilities):
+    """GPUs of these compute capabilities."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
 
 
 def program(path, text):
@@ -154,12 +160,33 @@ def test_fault_24_nvcc_of_another_cuda_is_named_with_the_way_out(fresh, gpu, mon
 def test_fault_30_any_gpu_is_compiled_for_with_ptx_for_later_ones(kernels, gpu, monkeypatch, tmp_path):
     program(tmp_path / "bin" / "nvcc", "echo 'Cuda compilation tools, release 13.0, V13.0.88'\n")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (12, 1))
+    gpus(monkeypatch, (12, 1))
     made = recipe.cuda_recipe(kernels)
     assert "-gencode=arch=compute_121,code=[sm_121,compute_121]" in made.flags
     before = build.key(made)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    assert build.key(recipe.cuda_recipe(kernels)) != before
+    gpus(monkeypatch, (9, 0), (8, 0), (9, 0))
+    made = recipe.cuda_recipe(kernels)
+    assert build.key(made) != before
+    codes = [flag for flag in made.flags if "gencode" in flag]
+    assert codes == [f"-gencode=arch=compute_{n},code=[sm_{n},compute_{n}]" for n in (90, 80)], "one for each kind"
+    key = build.key(made)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "gone"))
+    assert build.key(recipe.cuda_recipe(kernels)) == key, "the cache is found without nvcc"
+    program(tmp_path / "bin" / "nvcc", "exit 3\n")
+    (tmp_path / "bin" / "nvcc").write_text("no program")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    with pytest.raises(recipe.Unavailable, match="nvcc says nothing of itself"):
+        recipe.cuda_recipe(kernels).command()
+
+
+def test_a_cache_serves_where_there_is_no_compiler(kernels, monkeypatch, tmp_path):
+    made = build.library(recipe.cpu_recipe(kernels))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert build.library(recipe.cpu_recipe(kernels)) == made
+    made.unlink()
+    with pytest.raises(recipe.Unavailable, match=r"there is no C\+\+ compiler"):
+        build.library(recipe.cpu_recipe(kernels))
 
 
 @pytest.mark.fault(25)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from seg.ops import confusion_counts
+from seg.ops import confusion_counts, dispatch
 
 pytestmark = pytest.mark.usefixtures("body")
 DTYPES = [torch.uint8, torch.int64, torch.int32]
@@ -61,6 +61,17 @@ def test_strided_maps_are_counted_as_they_look():
     assert torch.equal(
         confusion_counts(prediction[::2], label[::2], 5, 255), masked_bincount(prediction[::2], label[::2], 5, 255)
     )
+
+
+def test_a_kernel_that_fails_is_told_of(monkeypatch):
+    class Failing:
+        def default(self, *arguments):
+            raise RuntimeError("no kernel image is available")
+
+    failing = type("Library", (), {"confusion": Failing()})
+    monkeypatch.setattr(dispatch, "kernels", lambda device: failing)
+    with pytest.raises(RuntimeError, match="no kernel image"):
+        confusion_counts(torch.zeros(3, dtype=torch.uint8), torch.zeros(3, dtype=torch.uint8), 2, 255)
 
 
 def test_negative_predictions_are_no_class():

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from seg.ops import backend, deform_conv2d, reference
+from seg.ops import backend, deform_conv2d, deform_roi_pool, reference
 from seg.ops.confusion import confusion_counts, reference_counts
+from seg.ops.roi_geometry import Pooling, bins
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 WINDOW = ((1, 1), (2, 2), (2, 2))
@@ -140,7 +141,7 @@ def test_zero_offset_and_no_mask_is_a_convolution():
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "permuted", "strided", "expanded"])
 def test_any_layout_gives_the_same(layout, layouts):
     tensors = layer(batch=2)
-    laid = [t if t.dim() != 4 else layouts[layout](t.detach().cpu()).cuda() for t in tensors]
+    laid = [t if t.dim() != 4 else layouts[layout](t.detach()) for t in tensors]
     assert error(run(laid), expected(laid)) <= 1e-5
 
 
@@ -280,3 +281,29 @@ def test_a_label_that_is_no_class_is_named():
     label = torch.full((4, 4), 21, device="cuda")
     with pytest.raises(ValueError, match="21"):
         confusion_counts(label, label, 21, 255)
+
+
+@pytest.mark.parametrize("mode", ["paper", "cells", "release", "mmcv"])
+@pytest.mark.parametrize("count", [3, 7, 13])
+def test_bins_of_boxes_are_those_of_the_cpu(mode, count):
+    sides = torch.arange(1.0, 300.0)
+    rois = torch.stack([torch.zeros_like(sides), *[torch.full_like(sides, 3.0)] * 2, 3 + sides, 3 + sides.flip(0)], 1)
+    pooling = Pooling(mode, (count, count), 1.0, 0, 0.1)
+    found, expected = (bins(boxes, None, (400, 400), pooling, torch.float32) for boxes in (rois.cuda(), rois))
+    assert all(torch.equal(a.cpu(), b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("mode", ["paper", "release", "mmcv"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_pooling_is_that_of_the_cpu(mode, dtype):
+    made = torch.Generator().manual_seed(0)
+    rois = torch.rand(40, 5, generator=made, dtype=dtype) * 300
+    rois[:, 0], rois[:, 3:] = torch.arange(40) % 2, rois[:, 1:3] + rois[:, 3:]
+    tensors = [torch.randn(*shape, generator=made, dtype=dtype) for shape in ((2, 24, 31, 37), (40, 2, 7, 7))]
+    mask = torch.rand(40, 1, 7, 7, generator=made, dtype=dtype)
+    results = []
+    for device in ("cuda", "cpu"):
+        given = [t.to(device).requires_grad_() for t in (*tensors, mask)]
+        out = deform_roi_pool(given[0], rois.to(device), given[1], 7, 1 / 16, mask=given[2], mode=mode)
+        results.append((out, *torch.autograd.grad(out.square().sum(), given)))
+    assert all(error(a, b) <= TOLERANCE[dtype] for a, b in zip(*results, strict=True))

@@ -12,7 +12,7 @@ KNOWN = ("75", "80", "90", "100", "103", "120")
     "capability, code",
     [
         ((8, 0), "arch=compute_80,code=[sm_80,compute_80]"),
-        ((9, 0), "arch=compute_90a,code=sm_90a"),
+        ((9, 0), "arch=compute_90,code=[sm_90,compute_90]"),
         ((12, 0), "arch=compute_120,code=[sm_120,compute_120]"),
     ],
 )

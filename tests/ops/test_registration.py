@@ -118,6 +118,17 @@ def test_fault_12_autocast_computes_data_in_half_and_positions_in_full_precision
 
 
 @pytest.mark.usefixtures("body")
+def test_autocast_around_the_gradients_changes_nothing_in_them():
+    tensors = small()
+    out = FORWARD(*tensors, *WINDOW)
+    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(0))
+    expected = torch.autograd.grad(out, tensors, grad, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(out, tensors, grad)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.usefixtures("body")
 def test_autocast_leaves_float64_alone():
     with torch.autocast("cpu", torch.bfloat16):
         assert FORWARD(*small(torch.float64), *WINDOW).dtype == torch.float64

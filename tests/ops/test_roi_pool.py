@@ -307,6 +307,21 @@ def test_two_runs_give_the_same_bits_for_any_number_of_threads(mode, body):
         assert all(torch.equal(a, b) for run in runs for a, b in zip(runs[0], run, strict=True))
 
 
+@pytest.mark.usefixtures("body")
+def test_autocast_changes_nothing():
+    torch.manual_seed(0)
+    input, offset = torch.randn(2, 8, 6, 7).requires_grad_(), torch.randn(len(BOXES), 2, 3, 4).requires_grad_()
+
+    def run():
+        out = deform_roi_pool(input, torch.tensor(BOXES), offset, (3, 4), 0.8)
+        return out, *torch.autograd.grad(out.square().sum(), [input, offset])
+
+    expected = run()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = run()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("channels", [3, 67, 160])
