@@ -27,6 +27,7 @@ PLAIN: dict[str, Any] = {
     "seed": int,
     "evaluate": bool,
     "download": bool,
+    "weights_bgr": bool,
     "official": bool,
     "examples": Annotated[int, pydantic.Field(ge=0)],
     "data.batch_size": Count,

@@ -13,6 +13,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from build import build
 from exploration import Trained, load_trained
@@ -36,6 +37,7 @@ from seg.analysis.movement import Movement
 from seg.analysis.trend import by_bins, by_class, fifths, mean_dilation, means_by_bins, rank_correlation
 from seg.analysis.variation import Following, Variation
 from seg.data import Batch, Sample, one_batch
+from seg.data.object_size import object_size
 from seg.engine import RunFolder, checkpoint
 from seg.engine.inference import forward
 from seg.engine.progress import Progress
@@ -71,7 +73,8 @@ class Seen:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """A row for each object, as several studies need them."""
-        size, label = self.batch.size[0], self.batch.label[0]
+        sides = object_size(self.objects.int().numpy()) * np.float32(self.sample.pixel)
+        size, label = torch.from_numpy(sides), self.batch.label[0]
         shape = self.batch.image.shape[-2:]
         rows = object_rows(self.sample.name, self.recorded, self.prediction, label, self.objects, size, shape)
         ratio = shape[0] / (label.shape[0] * self.sample.pixel)

@@ -18,6 +18,7 @@ from seg.engine import RunFolder, Runtime, checkpoint, slurm
 from seg.engine.launch import launch, started_outside
 from seg.engine.ranks import Ranks, joined
 from seg.engine.resume import differing_keys
+from seg.errors import ConfigError
 from seg.models import load_weights
 from seg.ops import backend
 
@@ -113,9 +114,19 @@ def _where(runtime: Runtime, ranks: Ranks) -> str:
 
 
 def fresh_model(config: DictConfig, classes: int) -> nn.Module:
+    """The net before the first step; raises ConfigError where a part of it would stay random for ever."""
     model = build(config.model, classes=classes)
-    if config.weights is not None:
-        print(load_weights(model.trunk, config.weights, download=config.download))
+    if config.weights is None:
+        return model
+    bgr = bool(config.get("weights_bgr"))  # a run of before there was such a key lacks it
+    report = load_weights(model.trunk, config.weights, download=config.download, bgr=bgr)
+    print(report)
+    fixed = {name for name, value in model.trunk.named_parameters() if value.dim() > 1 and not value.requires_grad}
+    if random := [name for name in report.missing if name in fixed]:
+        raise ConfigError(
+            f"{config.weights} lacks {', '.join(random[:4])}, which trunk.frozen_stages={config.trunk.frozen_stages} "
+            "would keep random; give weights that have them, or trunk.frozen_stages=0"
+        )
     return model
 
 

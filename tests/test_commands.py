@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from seg.data import CamVid, Creatures
 from seg.engine import RunFolder
+from seg.models import Dilated, tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -197,6 +199,7 @@ def test_starting_over_takes_the_old_result_away(trained: Path, tmp_path: Path) 
         ("data.batch_size=abc", "data.batch_size is 'abc'"),
         ("data.thresholds=[1]", "data.thresholds is [1]"),
         ("data.thresholds=[64,32]", "data.thresholds is [64, 32]: value error, two lengths in px are needed"),
+        ("weights_bgr=maybe", "weights_bgr is 'maybe'"),
         ("trainer.evaluate_every=0", "trainer.evaluate_every is 0; expected at least 1"),
         ("data.size_by=boxes", "data.size_by is 'boxes'"),
         ("data.evaluate_batch_size=0", "data.evaluate_batch_size is 0"),
@@ -241,6 +244,18 @@ def test_numbers_of_an_unfinished_training_say_so(trained: Path, tmp_path: Path)
     assert "computed in fp32, after 3 of 5 steps, 255 ignored" in early["protocol"]
     assert "steps" not in whole["protocol"]
     assert early["miou"] == whole["miou"]
+
+
+def test_weights_without_a_stage_that_stays_frozen_are_refused(tmp_path: Path) -> None:
+    state = {name: value for name, value in tiny(Dilated).state_dict().items() if not name.startswith("layer1.0")}
+    torch.save(state, tmp_path / "part.pth")
+    given = ("train.py", *SMALL, "trainer.iterations=1", f"weights={tmp_path / 'part.pth'}", "evaluate=false")
+    done = run(*given, "+trunk.frozen_stages=2", f"run={tmp_path / 'a'}")
+    assert done.returncode == 2
+    assert (
+        "part.pth lacks layer1.0.conv1.weight, layer1.0.conv2.weight, which trunk.frozen_stages=2 would" in done.stderr
+    )
+    succeed(*given, f"run={tmp_path / 'b'}")
 
 
 def test_a_run_is_evaluated_on_the_way_and_stays_the_same(trained: Path, tmp_path: Path) -> None:

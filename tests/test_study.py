@@ -39,6 +39,10 @@ def test_every_study_and_then_the_evidence(command: Command, sweeps: Path, tmp_p
     assert [row["length"] for row in rows] == pytest.approx(lengths.tolist())
     assert {row["class"] for row in rows} <= {"red", "green", "blue", "yellow"}
     assert [row["seen"] for row in rows] == [row["size"] for row in rows], "no image was resized"
+    code, said = command("study", f"run={run}", "studies=[objects]", "+data.size_by=box", f"output={tmp_path / 'box'}")
+    assert code == 0, said
+    by_box = json.loads((tmp_path / "box" / "objects.json").read_text())["objects"]
+    assert [row["size"] for row in by_box] == [row["size"] for row in rows], "an object's size is its own box's"
     reached = found["reach"]
     assert [row["length"] for row in reached["objects"]] == [row["length"] for row in rows], "a body spans some cell"
     assert reached["receptive_field"] == 115, "as kernels, strides and dilations of the tiny trunk add up"

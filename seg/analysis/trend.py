@@ -16,11 +16,14 @@ Array = NDArray[np.float64]
 
 
 def mean_dilation(row: Row, layer: str | None = None) -> float | None:
-    """An object's effective dilation in one layer, or averaged over those that have a filter on it."""
+    """An object's effective dilation in one layer, or averaged over all of them; None where one has no filter on it.
+
+    An average over some would be of other layers for small objects than for large ones.
+    """
     if layer is not None:
         return row["dilation"].get(layer)
-    known = [value for value in row["dilation"].values() if value is not None]
-    return sum(known) / len(known) if known else None
+    values = list(row["dilation"].values())
+    return sum(values) / len(values) if values and None not in values else None
 
 
 def rank_correlation(

@@ -1,7 +1,8 @@
 """One name for each weight, whoever wrote the file: torchvision's names for the trunk, ours for the head.
 
 Sources: torchvision's classification and DeepLab v3 nets, mmcv, mmsegmentation and mmdetection, and the released MXNet
-(converted from Caffe) ResNet-101 and DeepLab. Weights keep their values: a net trained on BGR images stays one.
+(converted from Caffe) ResNet-101 and DeepLab. Weights keep their values: a net trained on BGR images
+stays one, unless `load_weights` is told to turn it.
 """
 
 import re

@@ -42,7 +42,13 @@ class Report:
 
 
 def load_weights(
-    module: nn.Module, source: str | Path, *, strict: bool = False, download: bool = False, skip: Sequence[str] = ()
+    module: nn.Module,
+    source: str | Path,
+    *,
+    strict: bool = False,
+    download: bool = False,
+    skip: Sequence[str] = (),
+    bgr: bool = False,
 ) -> Report:
     """Copies weights into `module` (a trunk or a whole DeepLab), cast to its types; returns what was and was not found.
 
@@ -50,6 +56,7 @@ def load_weights(
               (torchvision's), used from torch.hub's cache, or downloaded if `download`
     strict:   raise where anything is missing or unused
     skip:     beginnings of names in the module that keep their values, e.g. ("head.score",) for other classes
+    bgr:      the file is of a net that reads blue, green, red, as OpenMMLab's "caffe" files are: turn its first layer
     raises:   DataError (a ValueError) for a file that cannot be read, a shape that differs, no name in common;
               ConfigError (a ValueError) for an unknown source, or a download that was not asked for
     Names may be torchvision's, mmsegmentation's, mmcv's or the released MXNet DeepLab's; see `seg.models.names`.
@@ -69,7 +76,8 @@ def load_weights(
         raise DataError(f"{source} does not fit exactly: missing {_some(missing)}; unused {_some(unused)}")
     with torch.no_grad():
         for target, name in matched.items():
-            state[target].copy_(found[name])
+            turned = bgr and target == targets.get("conv1.weight")
+            state[target].copy_(found[name].flip(1) if turned else found[name])
     loaded = tuple(name for name in matched if not name.endswith(COUNTER))
     return Report(str(source), loaded, missing, unused)
 

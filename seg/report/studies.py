@@ -11,6 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.colors import ListedColormap
 from matplotlib.ticker import NullLocator
 
+from seg.analysis.trend import mean_dilation
 from seg.report.figures import Panel, grid, label_ends
 from seg.report.results import SIZES
 from seg.report.theme import Theme, layer_role, variant_roles
@@ -20,18 +21,12 @@ Document = Mapping[str, Any]
 
 
 def points(document: Document) -> np.ndarray:
-    """[objects, 2]: length or size, and the reach, or else effective dilation averaged over the layers with a filter
-    on the object; objects without one are out."""
+    """[objects, 2]: length or size, and the reach, or else effective dilation averaged over the layers; objects that lack
+    a filter of one are out."""
     if "points" in document:
         return np.array(document["points"]).reshape(-1, 2)
-    known = [
-        (
-            row[document["by"]],
-            [row["reach"]] if "reach" in row else [v for v in row["dilation"].values() if v is not None],
-        )
-        for row in document["objects"]
-    ]
-    return np.array([(size, np.mean(values)) for size, values in known if values]).reshape(-1, 2)
+    known = [(row[document["by"]], row.get("reach", mean_dilation(row))) for row in document["objects"]]
+    return np.array([(size, value) for size, value in known if value is not None]).reshape(-1, 2)
 
 
 def scatter(document: Document) -> Panel:

@@ -29,8 +29,10 @@ class Variant:
     @property
     def adapts(self) -> bool:
         """Whether the sampling differs between positions, told by the spread of the effective dilation."""
+        if is_fixed(self.label):
+            return False
         spreads = [row.std for result in self.results for row in result.effective_dilation if row.std is not None]
-        return any(spread > 1e-3 for spread in spreads) if spreads else not is_fixed(self.label)
+        return any(spread > 1e-3 for spread in spreads) if spreads else True
 
     @property
     def layers(self) -> list[str]:
@@ -93,8 +95,8 @@ def difference(variant: Variant, baseline: Variant) -> Difference | None:
 
 
 def is_fixed(label: str) -> bool:
-    """Whether a label is that of a net of fixed sampling, where nothing but the name can tell."""
-    return label.startswith("dilated")
+    """Whether a label is that of a net of fixed sampling; offsets that are parameters differ between their groups alone."""
+    return label.startswith(("dilated", "active", "modulation"))
 
 
 def unique(items: Iterable[str]) -> list[str]:

@@ -135,6 +135,12 @@ def test_copies_within_an_image_narrow_no_interval() -> None:
     assert a["high"] - a["low"] == pytest.approx(b["high"] - b["low"], rel=0.05)
 
 
+def test_the_mean_over_layers_is_of_all_layers_or_of_none() -> None:
+    assert mean_dilation({"dilation": {"x": 1.0, "y": 3.0}}) == 2.0
+    assert mean_dilation({"dilation": {"x": 1.0, "y": None}}) is None
+    assert mean_dilation({"dilation": {}}) is None
+
+
 def test_nothing_constant_and_nothing_tiny_has_a_correlation() -> None:
     rows = table()
     assert rank_correlation(rows, "size", in_layer("y"))["rho"] is None

@@ -73,6 +73,18 @@ def test_a_trunks_file_fits_a_whole_net_and_a_whole_nets_file_its_trunk(tmp_path
     assert all(name.startswith("head.") for name in report.unused)
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_file_of_a_net_that_read_bgr_is_turned_where_that_is_said(tmp_path: Path, whole: bool) -> None:
+    state, model = numbered(tiny(Deform)), small()
+    torch.save(state, tmp_path / "bgr.pth")
+    load_weights(model if whole else model.trunk, tmp_path / "bgr.pth", bgr=True)
+    first = state.pop("conv1.weight")
+    assert same(model.trunk, state)
+    image = torch.rand(1, 3, 9, 9)
+    weight = model.trunk.conv1.weight
+    assert torch.allclose(nn.functional.conv2d(image, weight), nn.functional.conv2d(image.flip(1), first))
+
+
 def test_strict_refuses_a_partial_file_and_changes_nothing(tmp_path: Path) -> None:
     torch.save({"conv1.weight": torch.ones(32, 3, 3, 3)}, tmp_path / "part.pth")
     trunk = tiny(Dilated)
