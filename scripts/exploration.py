@@ -1,7 +1,8 @@
 """What the offset explorer shows, computed by trained runs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,8 @@ def explore(configs: Sequence[DictConfig], wanted: Any) -> str:
     for net in nets[1:]:
         if net.classes != nets[0].classes:
             raise ConfigError(f"compare={net.config.run}: its classes are {net.classes}, not {nets[0].classes}")
+    if len({net.label for net in nets}) < len(nets):  # two seeds of one net
+        nets = [replace(net, label=f"{net.label}, {Path(net.config.run).name}") for net in nets]
     chosen = list(chosen_images(configs[0], wanted))
     if len(chosen) > MOST:
         raise ConfigError(f"images: {len(chosen)} of them are too many for one page; choose at most {MOST}")

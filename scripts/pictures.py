@@ -13,7 +13,6 @@ from examples import LEVELS, middle_unit
 from exploration import Trained, load_trained
 from omegaconf import DictConfig
 from PIL import Image
-from run import make_folder
 
 from seg.analysis import (
     Recorded,
@@ -26,6 +25,8 @@ from seg.analysis import (
 from seg.analysis.sampling import nearest_cell
 from seg.data import SIZES, one_batch, size_class
 from seg.data.sample import Batch
+from seg.engine import RunFolder
+from seg.engine.checkpoint import write_text
 from seg.engine.progress import Progress
 from seg.errors import ConfigError
 from seg.report import tiles
@@ -47,7 +48,7 @@ def analyze(trained: DictConfig, config: DictConfig, output: Path) -> int:
             progress.update(number + 1)
     if not rows:
         raise ConfigError("none of the images has a unit to look at: they hold neither objects nor background")
-    (output / "analysis.json").write_text(json.dumps({"schema": 1, "rows": rows}, indent=1), encoding="utf-8")
+    write_text(output / "analysis.json", json.dumps({"schema": 1, "rows": rows}, indent=1))
     save_analysis(output)
     return len(rows)
 
@@ -106,7 +107,7 @@ def _centre(layer: Recorded, cell: list[int]) -> tuple[float, float]:
 
 
 def _write(output: Path, prefix: str, pictures: Mapping[str, Image.Image]) -> list[dict[str, str]]:
-    make_folder(output)
+    RunFolder(output).require_writable("output")
     entries = []
     for number, (caption, picture) in enumerate(pictures.items()):
         name = f"{prefix}_{number}.png"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,15 @@ def test_explore_writes_both_nets_on_named_images_and_files(command: Command, ru
         assert [net["label"] for net in image["nets"]] == ["deformable 3 layers", "dilated 2"]
         assert [len(net["layers"]) for net in image["nets"]] == [3, 3]
         assert all(layer["offset"] is None for layer in image["nets"][1]["layers"])
+
+
+def test_two_runs_of_one_label_are_told_apart(command: Command, runs: Path, tmp_path: Path) -> None:
+    same, page = shutil.copytree(runs / "deform_3", tmp_path / "again"), tmp_path / "page.html"
+    given = [f"run={runs / 'deform_3'}", f"compare={same}", "images=[val_00001]", f"output={page}"]
+    code, said = command("explore", *given)
+    assert code == 0, said
+    assert "deformable 3 layers, deform_3" in page.read_text()
+    assert "deformable 3 layers, again" in page.read_text()
 
 
 def test_analyze_lists_the_pictures_that_it_writes(command: Command, runs: Path, tmp_path: Path) -> None:

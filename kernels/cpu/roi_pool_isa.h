@@ -144,7 +144,9 @@ void pool_bin(const S* map, const RoiPool& pool, const RoiScratch<T>& bin, int64
     for (int32_t i = 0; i < bin.y.size; ++i) {
       for (int32_t j = 0; j < bin.x.size; ++j) {
         const int64_t cell = bin.y.cell[i] * pool.width + bin.x.cell[j];
-        sum += bin.y.share[i] * bin.x.share[j] * static_cast<T>(widen(map[cell * pool.outputs + c]));
+        const T share = bin.y.share[i] * bin.x.share[j];
+        if (share == T(0)) continue;  // as above
+        sum += share * static_cast<T>(widen(map[cell * pool.outputs + c]));
       }
     }
     out[c] = sum * factor;

@@ -18,7 +18,7 @@ import torch
 
 from seg.ops.recipe import Recipe, Unavailable, cpu_recipe, cuda_recipe
 
-PATIENCE = 600.0  # seconds for another process's build, and for each of our commands: never wait for ever
+PATIENCE = 600.0  # seconds for each of our commands, and twice that for another process's build: never wait for ever
 POLL = 0.1
 
 
@@ -74,7 +74,7 @@ def key(recipe: Recipe) -> str:
 def is_intact(made: Path) -> bool:
     """Whether the library is there and is what its builder wrote, by the checksum beside it."""
     try:
-        return checksum_path(made).read_text().strip() == sha256(made)
+        return checksum_path(made).read_text(errors="replace").strip() == sha256(made)
     except OSError:
         return False
 
@@ -93,10 +93,10 @@ def sha256(path: Path) -> str:
 def locked(path: Path) -> Iterator[None]:
     """Holds the lock file. The system frees it when its holder dies, so a killed build blocks nobody."""
     with path.open("a") as file:
-        limit = time.monotonic() + PATIENCE
+        limit = time.monotonic() + 2 * PATIENCE
         while not try_lock(file.fileno()):
             if time.monotonic() > limit:
-                raise Unavailable(f"another process has held {path} for {PATIENCE:.0f} s; end it or set SEG_CACHE")
+                raise Unavailable(f"another process has held {path} for {2 * PATIENCE:.0f} s; end it or set SEG_CACHE")
             time.sleep(POLL)
         yield
 
@@ -138,7 +138,7 @@ def remove_leftovers(made: Path) -> None:
 def run(command: list[str]) -> None:
     """Runs one compiler command; raises Unavailable with the first error that it printed."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=PATIENCE, check=False)
     except subprocess.TimeoutExpired:
         raise Unavailable(f"{command[0]} took more than {PATIENCE:.0f} s") from None
     except OSError as error:

@@ -15,6 +15,7 @@ from seg.report.theme import Theme, layer_role
 from seg.report.variants import Variant
 
 Reader = Callable[[Mapping[str, Any]], Any]  # of one row of metrics.jsonl
+PEAKS = "Largest |offset| of the layers, cells"  # whose highest points have to be seen
 _KINDS = (("mean", "Mean", MEAN), ("max", "Largest", LARGEST))
 
 
@@ -24,7 +25,7 @@ def training(variants: Sequence[Variant]) -> list[Panel]:
         ("Training loss", lambda row: row.get("loss") if row.get("kind") == "train" else None, 15),
         ("mIoU during training", lambda row: row.get("miou"), 1),
         ("Mean |offset| of the layers, cells", lambda row: _offset(row, "mean"), 1),
-        ("Largest |offset| of the layers, cells", lambda row: _offset(row, "max"), 1),
+        (PEAKS, lambda row: _offset(row, "max"), 1),
     ]
     panels = [_curves(variants, title, value, window) for title, value, window in read]
     return [panel for panel in panels if panel is not None]
@@ -35,7 +36,7 @@ def offset_panels(variant: Variant) -> list[Panel]:
     training = variant.runs[0].training
     found = []
     for key, word, limit in _KINDS:
-        curves = {name: curve_of(training, _reader(name, key), 1) for name in _layers(training)}
+        curves = {name: curve_of(training, _reader(name, key), 1, peaks=key == "max") for name in _layers(training)}
         curves = {name: curve for name, curve in curves.items() if len(curve) > 1}
         if curves:
             found.append(_panel(f"{word} |offset| by layer, {variant.label}", curves, limit))
@@ -74,7 +75,8 @@ def _panel(title: str, curves: Mapping[str, np.ndarray], limit: float) -> Panel:
 
 
 def _curves(variants: Sequence[Variant], title: str, value: Reader, window: int) -> Panel | None:
-    lines = [(v, curve_of(_in_training(run.training), value, window)) for v in variants for run in v.runs]
+    runs = [(v, _in_training(run.training)) for v in variants for run in v.runs]
+    lines = [(v, curve_of(rows, value, window, peaks=title == PEAKS)) for v, rows in runs]
     lines = [(v, curve) for v, curve in lines if len(curve)]
     if all(len(curve) < 2 for _, curve in lines):
         return None
@@ -90,7 +92,7 @@ def _curves(variants: Sequence[Variant], title: str, value: Reader, window: int)
             ends.setdefault(variant.label, []).append(curve[-1, 1])
         label_ends(axes, theme, [(float(np.mean(last)), label, colours[label]) for label, last in ends.items()])
 
-    return Panel(title, f"{title} by step, a line for each run", draw)
+    return Panel(title, f"{title} by step, a line for each run", draw, tuple({v.label: None for v, _ in lines}))
 
 
 def _in_training(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -104,8 +106,9 @@ def _in_training(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [*(row for row in rows if row.get("kind") != "evaluate"), *kept]
 
 
-def curve_of(rows: Sequence[Mapping[str, Any]], value: Reader, window: int) -> np.ndarray:
-    """[points, 2] of step and value, smoothed by a running mean, at most about 300 points."""
+def curve_of(rows: Sequence[Mapping[str, Any]], value: Reader, window: int, *, peaks: bool = False) -> np.ndarray:
+    """[points, 2] of step and value, smoothed by a running mean, at most 300 points: the last, or the highest, of
+    each few."""
     found = [(row.get("step"), value(row)) for row in rows]
     points = np.array([p for p in found if all(isinstance(n, int | float) and np.isfinite(n) for n in p)], dtype=float)
     if not len(points):
@@ -115,7 +118,8 @@ def curve_of(rows: Sequence[Mapping[str, Any]], value: Reader, window: int) -> n
     stop = np.arange(1, len(points) + 1)
     start = np.maximum(stop - window, 0)
     points[:, 1] = (sums[stop] - sums[start]) / (stop - start)
-    return points[:: -(-len(points) // 300)]
+    parts = np.array_split(points, min(len(points), 300))
+    return np.array([part[part[:, 1].argmax()] if peaks else part[-1] for part in parts])
 
 
 def _offset(row: Mapping[str, Any], key: str) -> float | None:

@@ -96,8 +96,7 @@ def _lacks(runs: Sequence[Run], best: Variant) -> bool:
 
 def _conditions(result: Result) -> tuple[object, ...]:
     """What has to be the same for two results to be compared; the precision that a processor is good at is not."""
-    protocol = re.sub(r", computed in \w+", "", result.protocol)
-    return result.facts.get("budget"), result.images.names if result.images else None, protocol
+    return result.facts.get("budget"), result.images.names if result.images else None, result.conditions
 
 
 def _run(run: Run) -> dict[str, Any]:

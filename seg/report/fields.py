@@ -25,14 +25,17 @@ def lines(path: Path) -> Iterator[Mapping[str, Any]]:
     """The lines of metrics.jsonl; one that is cut off, as a kill leaves it, is passed over."""
     if not path.exists():
         return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                yield row
+    try:
+        written = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror})") from error
+    for line in written.split("\n"):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield row
 
 
 def mapping(value: Any, path: Path, key: str) -> Mapping[str, Any]:

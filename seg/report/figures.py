@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from seg.report import theme as themes
 from seg.report.theme import Theme
 
-WIDTH, HEIGHT = 4.4, 3.0  # inches of one panel
+WIDTH, HEIGHT = 4.4, 3.0  # inches of one panel, which is higher where many names stand in it
+TITLE = 0.3  # inches more for a title
 # matplotlib's own style sheet would reach the whole page; its metadata and namespaces are nothing to a browser
 _FOREIGN = re.compile(r'<metadata>.*?</metadata>|<style[^>]*>.*?</style>| xmlns(:\w+)?="[^"]*"', re.DOTALL)
 _FONT = re.compile(r"font-family: [^;\"]*")
@@ -30,17 +31,23 @@ _REFERENCE = re.compile(r'(\bid="|url\(#|href="#)')
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart: its heading, what it shows in words, and how it is drawn."""
+    """One chart: its heading, what it shows in words, how it is drawn, and the names that need a line of its height."""
 
     title: str
     alt: str
     draw: Callable[[Axes, Theme], None]
+    names: tuple[str, ...] = ()
+
+    @property
+    def height(self) -> float:
+        """In inches."""
+        return max(HEIGHT, 0.8 + 0.22 * sum(1 + in_lines(name).count("\n") for name in self.names))
 
 
 def as_svg(panel: Panel, name: str) -> str:
     """A panel as inline SVG that takes its colours and its font from the page."""
     with settings(themes.marks(), name):
-        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        figure = Figure(figsize=(WIDTH, panel.height), layout="constrained")
         _draw(figure.subplots(), panel, themes.marks())
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -57,7 +64,8 @@ def save_png(panels: Sequence[Panel], path: Path) -> None:
     for theme, target in ((themes.LIGHT, path), (themes.DARK, path.with_stem(f"{path.stem}-dark"))):
         with settings(theme, path.stem):
             rows = -(-len(panels) // columns)
-            figure = Figure(figsize=(WIDTH * columns, (HEIGHT + 0.3) * rows), layout="constrained")
+            height = max(panel.height for panel in panels) + TITLE
+            figure = Figure(figsize=(WIDTH * columns, height * rows), layout="constrained")
             axes = figure.subplots(rows, columns, squeeze=False).ravel()
             for axis, panel in zip(axes, panels, strict=False):
                 axis.set_title(panel.title, loc="left", fontsize=10, fontweight="bold", color=theme["ink"], pad=10)
@@ -113,7 +121,11 @@ def label_ends(axes: Axes, theme: Theme, ends: Sequence[tuple[float | None, str,
     to_axes = axes.transScale + axes.transLimits
     known = [(height, in_lines(text), theme[role]) for height, text, role in ends if height is not None]
     wanted = [float(to_axes.transform((0, height))[1]) for height, _, _ in known]
-    heights = [0.085 + 0.06 * text.count("\n") for _, text, _ in known]
+    figure, subplot = axes.get_figure(root=True), axes.get_subplotspec()
+    assert figure is not None
+    rows = 1 if subplot is None else subplot.get_gridspec().nrows
+    tall = max(1.0, figure.get_figheight() / rows / (HEIGHT + TITLE))
+    heights = [(0.085 + 0.06 * text.count("\n")) / tall for _, text, _ in known]
     for place, (_, text, colour) in zip(spread(wanted, heights, top=1), known, strict=True):
         axes.annotate(
             text,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from seg.errors import DataError
 from seg.report import curves, panels, paper, pictures, tables, theme, units
 from seg.report.figures import Panel, as_svg
 from seg.report.headline import headline, lead, notes
@@ -151,7 +153,11 @@ def _pictures(variants: Sequence[Variant], photos: pictures.Photos) -> dict[str,
 def _analysis(variants: Sequence[Variant], photos: pictures.Photos) -> tuple[str, list[pictures.Row]]:
     """The label and the pictures of the best variant whose first run was analysed."""
     for variant in sorted(variants, key=lambda v: -(v.miou.mean or 0.0)):
-        rows = units.analysis_rows(variant.runs[0].folder / "analysis", photos)
+        try:
+            rows = units.analysis_rows(variant.runs[0].folder / "analysis", photos)
+        except DataError as error:
+            print(f"note: without the analysis of {variant.label}: {error}", file=sys.stderr)
+            continue
         if rows:
             return variant.label, rows
     return "", []

@@ -39,7 +39,7 @@ def seeds(variants: Sequence[Variant]) -> Panel:
         axes.locator_params(axis="x", nbins=5)
 
     means = ", ".join(f"{v.label} {v.miou.mean:.3f}" for v in shown)
-    return Panel("mIoU", f"mIoU of every seed, by variant: {means}", draw)
+    return Panel("mIoU", f"mIoU of every seed, by variant: {means}", draw, tuple(v.label for v in shown))
 
 
 def differences(variants: Sequence[Variant], baseline: Variant) -> Panel | None:
@@ -61,9 +61,8 @@ def differences(variants: Sequence[Variant], baseline: Variant) -> Panel | None:
         axes.margins(x=0.1)
         axes.locator_params(axis="x", nbins=4)
 
-    return Panel(
-        f"Difference to {baseline.label}", f"Difference in mIoU to {baseline.label}, with 95 % intervals", draw
-    )
+    says = f"Difference in mIoU to {baseline.label}, with 95 % intervals"
+    return Panel(f"Difference to {baseline.label}", says, draw, tuple(v.label for v, _ in found))
 
 
 def by_size(variants: Sequence[Variant], table: str, title: str) -> Panel | None:
@@ -82,7 +81,9 @@ def by_size(variants: Sequence[Variant], table: str, title: str) -> Panel | None
         axes.set_xlim(-0.15, 2.15)
         label_ends(axes, theme, [(values[-1], label, colours[label]) for label, values in lines.items()])
 
-    return Panel(f"{title} by object size", f"{title} on small, medium and large objects, by variant", draw)
+    return Panel(
+        f"{title} by object size", f"{title} on small, medium and large objects, by variant", draw, tuple(lines)
+    )
 
 
 def dilation(variant: Variant, variants: Sequence[Variant]) -> Panel:
@@ -137,7 +138,7 @@ def cost(variants: Sequence[Variant], key: str, scale: float, label: str) -> Pan
         axes.set_ylabel("mIoU")
         label_ends(axes, theme, [(y, name, colours[name]) for name, (_, y) in known.items()])
 
-    return Panel(f"mIoU by {label}", f"mIoU against {label}, by variant", draw)
+    return Panel(f"mIoU by {label}", f"mIoU against {label}, by variant", draw, tuple(known))
 
 
 def distributions(variant: Variant) -> list[Panel]:
@@ -155,7 +156,8 @@ def image_differences(variant: Variant, baseline: Variant) -> Panel | None:
     ours, theirs = pair
     if not ours or not theirs:
         return None
-    gains = np.sort([ours[name] - theirs[name] for name in ours])[::-1]
+    gains = np.array([ours[name] - theirs[name] for name in ours])
+    gains = np.sort(gains[np.isfinite(gains)])[::-1]  # an image without a labelled pixel has no mIoU
 
     def draw(axes: Axes, theme: Theme) -> None:
         better = gains > 0

@@ -198,6 +198,12 @@ def _example(row: Mapping[str, Any], path: Path) -> Example:
     return Example(word(row, "name", path), image, label, prediction, number(row, "miou", path))
 
 
+def _level(word: str, path: Path) -> int:
+    if not str(word).isdigit():
+        raise DataError(f"{path}: a sampling level is {word!r}; expected a number of layers")
+    return int(word)
+
+
 def _sampling(row: Mapping[str, Any], path: Path) -> Sampling:
     unit = list_of_numbers(row, "unit", path)
     if len(unit) != 2:
@@ -209,7 +215,7 @@ def _sampling(row: Mapping[str, Any], path: Path) -> Sampling:
         object_size=word(row, "object_size", path),
         length=number(row, "length_px", path),
         unit=(unit[0], unit[1]),
-        points={int(level): _points(values, path) for level, values in points.items()},
+        points={_level(level, path): _points(values, path) for level, values in points.items()},
         image=None if image is None else inside(str(image), path),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +92,12 @@ class Result:
     facts: Mapping[str, str]
     versions: Mapping[str, str]
     config: Mapping[str, Any]
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """How it was measured, as the protocol says, less the data and the number type, which follows the machine."""
+        said = re.split(r"[,;] ", self.protocol.partition(": ")[2] or self.protocol)
+        return tuple(part for part in said if not part.startswith("computed in "))
 
 
 @dataclass(frozen=True)

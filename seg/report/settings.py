@@ -34,8 +34,18 @@ def _differing(results: Sequence[Result]) -> list[list[str]]:
         if all(key in result.config and _counts(key, result) for result in results):
             said = [_said(key, result.config[key]) for result in results]
             found.setdefault(tuple(map(said.index, said)), said)
+    measured = _measured(results)
+    found.setdefault(tuple(map(measured.index, measured)), measured)
     found.pop((0,) * len(results), None)
-    return [[said[index] for said in found.values()] for index in range(len(results))]
+    return [[said[index] for said in found.values() if said[index]] for index in range(len(results))]
+
+
+def _measured(results: Sequence[Result]) -> list[str]:
+    """Of each result, what its protocol has and not all others have."""
+    return [
+        ", ".join(part for part in one.conditions if not all(part in other.conditions for other in results))
+        for one in results
+    ]
 
 
 def _counts(key: str, result: Result) -> bool:

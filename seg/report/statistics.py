@@ -57,8 +57,8 @@ def dataset_miou(intersection: np.ndarray, union: np.ndarray) -> np.ndarray:
 
 
 def image_miou(images: Images) -> np.ndarray:
-    """mIoU of each image by itself, over the classes that it shows or that were predicted; [images]."""
-    return dataset_miou(images.intersection, images.union)
+    """mIoU of each image by itself, over the classes that it shows or that were predicted; [images], NaN for none."""
+    return np.where(images.union.any(-1), dataset_miou(images.intersection, images.union), np.nan)
 
 
 def paired_bootstrap(

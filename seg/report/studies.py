@@ -21,8 +21,7 @@ Document = Mapping[str, Any]
 
 
 def points(document: Document) -> np.ndarray:
-    """[objects, 2]: length or size, and the reach, or else effective dilation averaged over the layers; objects that lack
-    a filter of one are out."""
+    """[objects, 2]: length or size, and the reach, or else mean effective dilation (see `mean_dilation`)."""
     if "points" in document:
         return np.array(document["points"]).reshape(-1, 2)
     known = [(row[document["by"]], row.get("reach", mean_dilation(row))) for row in document["objects"]]

@@ -57,10 +57,10 @@ def as_text(table: Table) -> str:
 def as_markdown(table: Table) -> str:
     """A Markdown table; the best values are bold, and a group's name stands before its columns' names."""
     heads = [table.corner, *(f"{group}: {name}" if group else name for group, name in table.columns)]
-    lines = ["| " + " | ".join(map(_escape, heads)) + " |", "|" + " --- |" + " ---: |" * len(table.columns)]
+    lines = ["| " + " | ".join(map(escape, heads)) + " |", "|" + " --- |" + " ---: |" * len(table.columns)]
     for label, cells in table.rows:
-        shown = [f"**{_escape(cell.text)}**" if cell.best else _escape(cell.text) for cell in cells]
-        lines.append("| " + " | ".join([_escape(label), *shown]) + " |")
+        shown = [f"**{escape(cell.text)}**" if cell.best else escape(cell.text) for cell in cells]
+        lines.append("| " + " | ".join([escape(label), *shown]) + " |")
     return "\n".join(lines)
 
 
@@ -89,7 +89,7 @@ def spans(table: Table) -> list[tuple[str, int, int]]:
     return found
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     for character, escaped in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("\n", " ")):
         text = text.replace(character, escaped)
     return text

@@ -95,7 +95,7 @@ def difference(variant: Variant, baseline: Variant) -> Difference | None:
 
 
 def is_fixed(label: str) -> bool:
-    """Whether a label is that of a net of fixed sampling; offsets that are parameters differ between their groups alone."""
+    """Whether a label is that of a net of fixed sampling; offsets that are parameters differ by their groups alone."""
     return label.startswith(("dilated", "active", "modulation"))
 
 

@@ -16,7 +16,7 @@ from seg.report.mosaics import save_images, save_sampling
 from seg.report.reading import finished, read_runs
 from seg.report.results import SIZES, Run
 from seg.report.statistics import Mean
-from seg.report.table import as_markdown
+from seg.report.table import as_markdown, escape
 from seg.report.variants import Variant, difference, find_baseline, gather, leader
 
 
@@ -63,19 +63,19 @@ def summary(runs: Sequence[Run], variants: Sequence[Variant], baseline: Variant)
 
 def markdown(runs: Sequence[Run], variants: Sequence[Variant], baseline: Variant) -> str:
     """The headline and the tables, for a README or a note."""
-    parts = [f"**{headline(variants)}** {' '.join(lead(variants))}"]
-    parts += [f"> {note}" for note in notes(runs, variants)]
+    parts = [f"**{escape(headline(variants))}** {escape(' '.join(lead(variants)))}"]
+    parts += [f"> {escape(note)}" for note in notes(runs, variants)]
     parts += [as_markdown(tables.comparison(variants, baseline))]
     for table in (
         tables.ablation(variants, baseline, paper.subject(runs)),
         tables.cost(variants),
         tables.by_class(variants),
     ):
-        parts += [f"### {table.title}", as_markdown(table)]
+        parts += [f"### {escape(table.title)}", as_markdown(table)]
     for variant in variants:
         if variant.layers:
             table = tables.dilation(variant)
-            parts += [f"### Effective dilation: {table.title}", as_markdown(table)]
+            parts += [f"### Effective dilation: {escape(table.title)}", as_markdown(table)]
     left_out = [run for run in runs if run.result is None]
     if left_out:
         parts += ["### Runs without a number", as_markdown(tables.uncounted(left_out))]

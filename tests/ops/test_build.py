@@ -304,13 +304,15 @@ def test_waiting_for_another_build_has_an_end(kernels, monkeypatch):
 
 
 @pytest.mark.fault(29)
-@pytest.mark.parametrize("damage", ["flipped", "cut", "emptied", "no checksum"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "emptied", "no checksum", "binary checksum"])
 def test_fault_29_damaged_library_is_built_again(kernels, damage):
     made = build.library(recipe.cpu_recipe(kernels))
     content = bytearray(made.read_bytes())
     content[len(content) // 2] ^= 0xFF
     if damage == "no checksum":
         build.checksum_path(made).unlink()
+    elif damage == "binary checksum":
+        build.checksum_path(made).write_bytes(b"\xff\xfe\x00")
     else:
         made.write_bytes({"flipped": bytes(content), "cut": bytes(content[:999]), "emptied": b""}[damage])
     assert not build.is_intact(made)

@@ -404,10 +404,10 @@ def test_a_cell_that_counts_nothing_leaves_its_value_out(value, body):
     """Samples at whole positions read no neighbour: what lies right behind the box may be anything."""
     if body == "reference":
         pytest.skip("plain torch multiplies whole maps")
-    plane = torch.ones(1, 16, 12, 12)
+    plane = torch.ones(1, 21, 12, 12)  # vectors and single channels
     plane[..., 6, 6] = value
     box = torch.tensor([[0.0, 0, 0, 6, 6]])
-    assert torch.equal(deform_roi_pool(plane, box, None, (2, 2), mode="paper"), torch.ones(1, 16, 2, 2))
+    assert torch.equal(deform_roi_pool(plane, box, None, (2, 2), mode="paper"), torch.ones(1, 21, 2, 2))
 
 
 @pytest.mark.parametrize("image", [-1.0, 2.0, 0.5, float("nan")])

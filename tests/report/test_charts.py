@@ -1,6 +1,7 @@
 """Charts: their names find room, and nets keep their colours."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from seg.report import panels, published
-from seg.report.curves import training
+from seg.report.curves import curve_of, training
 from seg.report.figures import as_svg, in_lines, spread
 from seg.report.reading import read_runs
 from seg.report.studies import by_length, classes
@@ -57,6 +58,28 @@ def test_a_net_keeps_its_colour_from_chart_to_chart() -> None:
     roles = variant_roles(NETS)
     for chosen in (("dilated 8", "deformable 4 layers"), ("dilated 4", "deformable 3 layers", "modulated 3 layers")):
         assert variant_roles({net: NETS[net] for net in chosen}) == {net: roles[net] for net in chosen}
+
+
+def test_a_curve_is_thinned_to_its_highest_points_or_its_last() -> None:
+    rows = [{"step": step, "value": 1.0 + 9 * (step == 500)} for step in range(1, 1001)]
+    last, highest = (curve_of(rows, lambda row: row["value"], 1, peaks=peaks) for peaks in (False, True))
+    assert len(last) == len(highest) == 300
+    assert last[-1].tolist() == [1000, 1]
+    assert [500, 10] in highest.tolist()
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_names_stay_within_their_chart_however_many(write_run: Write, count: int) -> None:
+    for index in range(count):
+        folder = write_run(f"r{index}", result(f"dilated {index}, of a name", 0, 0.5 + index / 1000))
+    variants = gather(read_runs(folder.parent))
+    found = panels.by_size(variants, "accuracy_by_size", "Accuracy")
+    for panel in (found, panels.seeds(variants)):
+        heights = [float(y) for y in re.findall(r'y="([\d.-]+)"', as_svg(panel, "x"))]
+        height = float(re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', as_svg(panel, "x"))[1])
+        assert height == pytest.approx(72 * panel.height)
+        assert not heights or (min(heights) >= 0 and max(heights) <= height)
+        assert all(0 <= float(y) <= height for y in re.findall(r"translate\([\d.-]+ ([\d.-]+)\)", as_svg(panel, "x")))
 
 
 def test_evaluations_after_the_training_are_no_part_of_its_curve(write_run: Write) -> None:

@@ -159,6 +159,35 @@ def test_runs_of_one_label_and_other_settings_are_told_apart(write_run: Write) -
     ]
 
 
+def test_results_that_were_measured_differently_are_told_apart(write_run: Write) -> None:
+    protocol = (
+        "set val, 4 images: one matrix, {}, computed in {}, 255 ignored; object size is that of a box, cut at {} px"
+    )
+    for name, how in (
+        ("a", ("single scale, no flip", "fp32", "32 and 64")),
+        ("b", ("single scale, no flip", "bf16", "32 and 64")),
+        ("c", ("scales 0.5, 1", "fp32", "32 and 64")),
+        ("d", ("single scale, no flip", "fp32", "16 and 64")),
+    ):
+        folder = write_run(name, result("deformable", protocol=protocol.format(*how)))
+    assert [run.variant for run in read_runs(folder.parent)] == [
+        *["deformable, single scale, no flip, cut at 32 and 64 px"] * 2,
+        "deformable, scales 0.5, 1, cut at 32 and 64 px",
+        "deformable, single scale, no flip, cut at 16 and 64 px",
+    ]
+
+
+def test_a_broken_file_of_one_run_leaves_the_others(write_run: Write) -> None:
+    folder = write_run("a", result("dilated 2"))
+    row = {"name": "x", "object_size": "small", "unit": [1, 2], "points": {"first": []}}
+    write_run("b", result("dilated 2", sampling=[row]))
+    (write_run("c", result("dilated 2")) / "metrics.jsonl").mkdir()
+    found = read_runs(folder.parent)
+    assert [run.state for run in found] == ["done", "unreadable", "unreadable"]
+    assert "a sampling level is 'first'" in (found[1].error or "")
+    assert "metrics.jsonl: can't be read" in (found[2].error or "")
+
+
 def test_settings_that_vary_together_are_told_by_the_first(write_run: Write) -> None:
     for name, target, hidden in (("a", "seg.models.tiny", 128), ("b", "seg.models.resnet50", 256)):
         folder = write_run(name, result("dilated 2", config={"trunk._target_": target, "head.hidden": hidden}))

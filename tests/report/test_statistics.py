@@ -46,6 +46,8 @@ def test_miou_of_counts_equals_the_definition_on_label_maps() -> None:
 
 def test_image_miou_is_one_number_for_each_image() -> None:
     assert image_miou(images([0.25, 0.5])).tolist() == [0.25, 0.5]
+    unlabelled = Images(("a",), np.zeros((1, 2), np.int64), np.zeros((1, 2), np.int64))
+    assert np.isnan(image_miou(unlabelled)).all()
 
 
 def test_equal_gain_on_every_image_has_an_interval_of_no_width() -> None:

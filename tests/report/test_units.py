@@ -96,6 +96,16 @@ def test_the_page_shows_units_layers_and_alarms(write_run: Callable[..., Path]) 
     assert len(read_runs(folder.parent)) == 1
 
 
+def test_a_report_is_written_without_an_analysis_that_is_cut_off(
+    write_run: Callable[..., Path], capsys: pytest.CaptureFixture
+) -> None:
+    folder = write_run("a", result("deformable 3 layers"))
+    (folder / "analysis").mkdir()
+    (folder / "analysis" / "analysis.json").write_text('{"rows": [')
+    assert "What single units depend on" not in write_report(folder.parent).read_text()
+    assert "without the analysis of deformable 3 layers" in capsys.readouterr().err
+
+
 def test_an_analysis_embeds_nothing_from_outside_its_folder(tmp_path: Path) -> None:
     listed = {"rows": [{"title": "x", "tiles": [{"caption": "y", "picture": "../secret.png"}]}]}
     (tmp_path / "analysis.json").write_text(json.dumps(listed))
