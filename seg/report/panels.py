@@ -39,7 +39,7 @@ def seeds(variants: Sequence[Variant]) -> Panel:
         axes.locator_params(axis="x", nbins=5)
 
     means = ", ".join(f"{v.label} {v.miou.mean:.3f}" for v in shown)
-    return Panel("mIoU", f"mIoU of every seed, by variant: {means}", draw, tuple(v.label for v in shown))
+    return Panel("mIoU", f"mIoU of every seed, by variant: {means}", draw, _row_names(shown))
 
 
 def differences(variants: Sequence[Variant], baseline: Variant) -> Panel | None:
@@ -62,7 +62,7 @@ def differences(variants: Sequence[Variant], baseline: Variant) -> Panel | None:
         axes.locator_params(axis="x", nbins=4)
 
     says = f"Difference in mIoU to {baseline.label}, with 95 % intervals"
-    return Panel(f"Difference to {baseline.label}", says, draw, tuple(v.label for v, _ in found))
+    return Panel(f"Difference to {baseline.label}", says, draw, _row_names([v for v, _ in found]))
 
 
 def by_size(variants: Sequence[Variant], table: str, title: str) -> Panel | None:
@@ -221,6 +221,12 @@ def _image_means(variant: Variant) -> dict[str, float] | None:
 def _line(axes: Axes, x: Sequence[int], values: Sequence[float | None], colour: str, marker: str) -> None:
     heights = [np.nan if value is None else value for value in values]
     axes.plot(x, heights, color=colour, marker=marker, markersize=5, linewidth=2, markeredgewidth=0)
+
+
+def _row_names(variants: Sequence[Variant]) -> tuple[str, ...]:
+    """A name for each row, of as many lines as any has: rows are of one height."""
+    labels = [variant.label for variant in variants]
+    return (max(labels, key=lambda label: in_lines(label).count("\n"), default=""),) * len(labels)
 
 
 def _rows(axes: Axes, theme: Theme, labels: Sequence[str]) -> None:
