@@ -36,9 +36,9 @@ class Histogram:
     counts: tuple[float, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Images:
-    """Pixel counts of every evaluated image: intersection and union, int64 [images, classes]."""
+    """Pixel counts of every evaluated image: intersection and union, int64 [images, classes]. Equal is the same alone."""
 
     names: tuple[str, ...]
     intersection: np.ndarray

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from seg.errors import ConfigError
-from seg.report.results import Dilation, Result, Run
+from seg.report.results import Dilation, Images, Result, Run
 from seg.report.statistics import Difference, Mean, mean_std, paired_bootstrap, pool
 
 
@@ -90,8 +91,14 @@ def difference(variant: Variant, baseline: Variant) -> Difference | None:
     images = [[result.images for result in side.results if result.images] for side in (variant, baseline)]
     # an interval of fewer seeds than the means would be of another difference
     complete = all(len(counts) == len(side.results) for counts, side in zip(images, (variant, baseline), strict=True))
-    interval = paired_bootstrap(*images) if complete else None
+    interval = _interval(*map(tuple, images)) if complete else None
     return Difference(ours - theirs, *(interval or (None, None)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _interval(ours: tuple[Images, ...], baseline: tuple[Images, ...]) -> tuple[float, float] | None:
+    """As several tables and charts of a report need it."""
+    return paired_bootstrap(ours, baseline)
 
 
 def is_fixed(label: str) -> bool:
