@@ -38,7 +38,7 @@ class Histogram:
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Pixel counts of every evaluated image: intersection and union, int64 [images, classes]. Equal is the same alone."""
+    """Pixel counts of every evaluated image: intersection and union, int64 [images, classes]; equal if the same."""
 
     names: tuple[str, ...]
     intersection: np.ndarray
