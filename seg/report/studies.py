@@ -11,7 +11,6 @@ from matplotlib.axis import Axis
 from matplotlib.colors import ListedColormap
 from matplotlib.ticker import NullLocator
 
-from seg.analysis.trend import mean_dilation
 from seg.report.figures import Panel, grid, label_ends
 from seg.report.results import SIZES
 from seg.report.theme import Theme, layer_role, variant_roles
@@ -21,11 +20,15 @@ Document = Mapping[str, Any]
 
 
 def points(document: Document) -> np.ndarray:
-    """[objects, 2]: length or size, and the reach, or else mean effective dilation (see `mean_dilation`)."""
+    """[objects, 2]: length or size, and the reach, or else mean effective dilation; objects without a filter of each
+    layer are out."""
     if "points" in document:
         return np.array(document["points"]).reshape(-1, 2)
-    known = [(row[document["by"]], row.get("reach", mean_dilation(row))) for row in document["objects"]]
-    return np.array([(size, value) for size, value in known if value is not None]).reshape(-1, 2)
+    known = [
+        (row[document["by"]], [row["reach"]] if "reach" in row else list(row["dilation"].values()))
+        for row in document["objects"]
+    ]
+    return np.array([(size, np.mean(values)) for size, values in known if values and None not in values]).reshape(-1, 2)
 
 
 def scatter(document: Document) -> Panel:
