@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -102,18 +101,12 @@ def _measure(
         def add(batch: Batch) -> None:
             dilation.add(recorded, batch.size, batch.image.shape[-2:])
 
-        evaluation = evaluate(
-            model,
-            _batches(data, config, ranks),
-            classes=len(data.classes),
-            thresholds=thresholds,
-            runtime=runtime,
-            images=len(data),
+        evaluation = _counted(
+            model, data, config, runtime, ranks,
             after_forward=add if inference.plain else None,
             inference=inference,
             keep=None if written is None else partial(_write_label_ids, written),
-            ranks=ranks,
-        )
+        )  # fmt: skip
     total = DilationBySize(thresholds)  # a tensor of its own: those made while evaluating can't be added to any more
     for part in ranks.gather(dilation):
         total.merge(part)
@@ -122,26 +115,29 @@ def _measure(
 
 def validation(model: nn.Module, *, data: Any, config: DictConfig, runtime: Runtime, ranks: Ranks) -> dict[str, Any]:
     """The scores of a net on its way; each rank counts its images, and the first has them all."""
-    evaluation = evaluate(
-        model,
-        _batches(data, config, ranks),
-        classes=len(data.classes),
-        thresholds=tuple(config.data.thresholds),
-        runtime=runtime,
-        images=len(data),
-        ranks=ranks,
-    )
+    evaluation = _counted(model, data, config, runtime, ranks)
     return {"miou": evaluation.confusion.mean_iou() if ranks.first else None, "split": data.split}
 
 
-def _batches(data: Any, config: DictConfig, ranks: Ranks) -> Iterable[Batch]:
-    return evaluate_loader(
+def _counted(model: nn.Module, data: Any, config: DictConfig, runtime: Runtime, ranks: Ranks, **how: Any) -> Evaluation:
+    """One pass over the data as the configuration says; `how`: more arguments of `evaluate`."""
+    loader = evaluate_loader(
         data,
         batch_size=config.data.evaluate_batch_size,
         workers=config.data.workers,
         rank=ranks.rank,
         world=ranks.world,
         **_reading(config),
+    )
+    return evaluate(
+        model,
+        loader,
+        classes=len(data.classes),
+        thresholds=tuple(config.data.thresholds),
+        runtime=runtime,
+        images=len(data),
+        ranks=ranks,
+        **how,
     )
 
 

@@ -13,6 +13,7 @@ from examples import LEVELS, middle_unit
 from exploration import Trained, load_trained
 from omegaconf import DictConfig
 from PIL import Image
+from run import make_folder
 
 from seg.analysis import (
     Recorded,
@@ -25,7 +26,6 @@ from seg.analysis import (
 from seg.analysis.sampling import nearest_cell
 from seg.data import SIZES, one_batch, size_class
 from seg.data.sample import Batch
-from seg.engine import RunFolder
 from seg.engine.checkpoint import write_text
 from seg.engine.progress import Progress
 from seg.errors import ConfigError
@@ -107,7 +107,7 @@ def _centre(layer: Recorded, cell: list[int]) -> tuple[float, float]:
 
 
 def _write(output: Path, prefix: str, pictures: Mapping[str, Image.Image]) -> list[dict[str, str]]:
-    RunFolder(output).require_writable("output")
+    make_folder(output)
     entries = []
     for number, (caption, picture) in enumerate(pictures.items()):
         name = f"{prefix}_{number}.png"

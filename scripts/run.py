@@ -110,6 +110,7 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"output: the folder {folder} can't be made ({error.strerror}); give another") from None
+    RunFolder(folder).require_writable("output")
 
 
 def _given(node: Any) -> Any:

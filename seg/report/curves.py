@@ -14,6 +14,7 @@ from seg.report.panels import roles
 from seg.report.theme import Theme, layer_role
 from seg.report.variants import Variant
 
+Rows = Sequence[Mapping[str, Any]]
 Reader = Callable[[Mapping[str, Any]], Any]  # of one row of metrics.jsonl
 PEAKS = "Largest |offset| of the layers, cells"  # whose highest points have to be seen
 _KINDS = (("mean", "Mean", MEAN), ("max", "Largest", LARGEST))
@@ -27,7 +28,8 @@ def training(variants: Sequence[Variant]) -> list[Panel]:
         ("Mean |offset| of the layers, cells", lambda row: _offset(row, "mean"), 1),
         (PEAKS, lambda row: _offset(row, "max"), 1),
     ]
-    panels = [_curves(variants, title, value, window) for title, value, window in read]
+    runs = [(v, _in_training(run.training)) for v in variants for run in v.runs]
+    panels = [_curves(variants, runs, title, value, window) for title, value, window in read]
     return [panel for panel in panels if panel is not None]
 
 
@@ -74,8 +76,9 @@ def _panel(title: str, curves: Mapping[str, np.ndarray], limit: float) -> Panel:
     return Panel(title, f"{title}, by step", draw)
 
 
-def _curves(variants: Sequence[Variant], title: str, value: Reader, window: int) -> Panel | None:
-    runs = [(v, _in_training(run.training)) for v in variants for run in v.runs]
+def _curves(
+    variants: Sequence[Variant], runs: Sequence[tuple[Variant, Rows]], title: str, value: Reader, window: int
+) -> Panel | None:
     lines = [(v, curve_of(rows, value, window, peaks=title == PEAKS)) for v, rows in runs]
     lines = [(v, curve) for v, curve in lines if len(curve)]
     if all(len(curve) < 2 for _, curve in lines):
@@ -95,7 +98,7 @@ def _curves(variants: Sequence[Variant], title: str, value: Reader, window: int)
     return Panel(title, f"{title} by step, a line for each run", draw, tuple({v.label: None for v, _ in lines}))
 
 
-def _in_training(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _in_training(rows: Rows) -> Rows:
     """The records of a training, less those of later evaluations: on other images, or of the last step again."""
     evaluated: dict[Any, Mapping[str, Any]] = {}
     for row in rows:
@@ -106,7 +109,7 @@ def _in_training(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [*(row for row in rows if row.get("kind") != "evaluate"), *kept]
 
 
-def curve_of(rows: Sequence[Mapping[str, Any]], value: Reader, window: int, *, peaks: bool = False) -> np.ndarray:
+def curve_of(rows: Rows, value: Reader, window: int, *, peaks: bool = False) -> np.ndarray:
     """[points, 2] of step and value, smoothed by a running mean, at most 300 points: the last, or the highest, of
     each few."""
     found = [(row.get("step"), value(row)) for row in rows]

@@ -90,6 +90,7 @@ def spans(table: Table) -> list[tuple[str, int, int]]:
 
 
 def escape(text: str) -> str:
+    """Text of a file that Markdown shows as it is, on one line."""
     for character, escaped in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("\n", " ")):
         text = text.replace(character, escaped)
     return text
