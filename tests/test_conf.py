@@ -108,6 +108,7 @@ def test_evidence_differs_in_what_it_says_alone(path: Path) -> None:
     about = {
         "control": {"trunk"},
         "longer": {"trainer"},
+        "longest": {"trainer"},
         "small": {"trunk", "head"},
         "background": {"data"},
         "recipe": {"data", "trainer"},
