@@ -43,7 +43,7 @@ def read_image(path: Path | str, *, upright: bool = False) -> NDArray[np.uint8]:
             )
         if _bits(image) > 8:
             raise DataError(f"{path}: {_bits(image)} bits a channel, expected 8; convert it to 8 bits and save it")
-        orientation = image.getexif().get(ORIENTATION, 1)
+        orientation = image.info.get("turned", image.getexif().get(ORIENTATION, 1))
         if upright:
             image = ImageOps.exif_transpose(image)
         elif orientation not in (0, 1):
@@ -110,6 +110,8 @@ def _opened(path: Path | str, *, load: bool = True) -> Iterator[Image.Image]:
             if load:
                 if image.format == "PNG":
                     _require_check_sums(path)
+                if isinstance(image, TiffImageFile):  # PIL turns it as it loads it, and forgets the tag
+                    image.info["turned"] = image.tag_v2.get(ORIENTATION, 1)
                 image.load()
             yield image
     except DataError:

@@ -179,12 +179,13 @@ def turned(path: Path, picture: np.ndarray, orientation: int) -> None:
 
 @pytest.mark.fault(35)
 @pytest.mark.parametrize("orientation", [2, 3, 6, 8])
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif"])
 def test_fault_35_an_image_with_an_exif_turn_is_refused_with_the_way_out(
-    tmp_path: Path, picture: Picture, orientation: int
+    tmp_path: Path, picture: Picture, kind: str, orientation: int
 ) -> None:
-    turned(tmp_path / "phone.png", picture(), orientation)
-    with pytest.raises(DataError, match=rf"phone\.png: EXIF orientation {orientation} .*exif_transpose"):
-        read_image(tmp_path / "phone.png")
+    turned(tmp_path / f"phone.{kind}", picture(), orientation)
+    with pytest.raises(DataError, match=rf"phone\.{kind}: EXIF orientation {orientation} .*exif_transpose"):
+        read_image(tmp_path / f"phone.{kind}")
 
 
 def test_an_upright_orientation_tag_does_not_matter(tmp_path: Path, picture: Picture) -> None:

@@ -111,6 +111,21 @@ def test_the_same_seed_gives_the_same_sample() -> None:
     np.testing.assert_array_equal(first.label, again.label)
 
 
+def test_scale_place_and_colour_of_a_crop_are_draws_of_their_own() -> None:
+    rows, columns = np.mgrid[:120, :120]
+    sample = Sample(np.full((120, 120, 3), 100, np.uint8), rows.astype(np.uint8), columns.astype(np.int32), "ramps")
+    transform = training_transform(crop=(48, 48), scale=(0.5, 2.0), color=0.4, flip=False)
+    draws = []
+    for seed in range(300):
+        crop = transform(sample, seed)
+        assert crop.objects is not None
+        seen = int(np.ptp(crop.label[:, 0])) + 1  # rows of the scene; the scale is 48 of them
+        place = [crop.label.min() / (121 - seen), crop.objects.min() / (121 - seen)]
+        draws.append([48 / seen, *place, crop.image.mean()])
+    tied = np.corrcoef(np.transpose(draws)) - np.eye(4)
+    assert np.abs(tied).max() < 0.25, tied.round(2)
+
+
 def test_training_resizes_label_and_objects_with_the_image() -> None:
     sample = training_transform(resize=12, flip=False)(coded(24, 36), 0)
     assert sample.image.shape == (12, 18, 3)
