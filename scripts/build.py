@@ -29,6 +29,7 @@ PLAIN: dict[str, Any] = {
     "download": bool,
     "weights_bgr": bool,
     "official": bool,
+    "opacity": Annotated[float, pydantic.Field(ge=0, le=1)],
     "examples": Annotated[int, pydantic.Field(ge=0)],
     "data.batch_size": Count,
     "data.evaluate_batch_size": Count,

@@ -14,20 +14,23 @@ from seg.errors import ConfigError
 def chosen_images(config: DictConfig, wanted: Any) -> Iterator[tuple[Any, int]]:
     """(data set, index) of each image asked for.
 
-    wanted: how many from the front of the evaluated split; or a name, a file, or a list of names and files
+    wanted: how many from the front of the evaluated split; or a name, a file, or a list of names and files. A command
+            line reads VOC's 2007_000033 as the number 2007000033, so names are found without their underscores too
     raises: ConfigError that names what is neither, or says that nothing was asked for
     """
     data = build(config.data.evaluate)
     if not wanted:
         raise ConfigError(f"images={wanted}: no image is asked for; give names, files, or a number of images")
-    if isinstance(wanted, int):
+    places = {name.replace("_", ""): index for index, name in enumerate(data.names)}
+    places |= {name: index for index, name in enumerate(data.names)}
+    if isinstance(wanted, int) and str(wanted) not in places:
         if wanted < 0:
             raise ConfigError(f"images={wanted}; expected at least one image")
         yield from ((data, index) for index in range(min(wanted, len(data))))
         return
-    for name in [wanted] if isinstance(wanted, str) else OmegaConf.to_object(wanted):
-        if str(name) in data.names:
-            yield data, data.names.index(str(name))
+    for name in OmegaConf.to_object(wanted) if OmegaConf.is_list(wanted) else [wanted]:
+        if str(name) in places:
+            yield data, places[str(name)]
         elif Path(str(name)).is_file():
             yield Unlabelled([Path(str(name))]), 0
         else:

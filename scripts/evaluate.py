@@ -8,7 +8,6 @@ from omegaconf import DictConfig
 def main(config: DictConfig) -> None:
     from pathlib import Path
 
-    from build import check
     from evaluation import evaluate_folder_of_predictions, evaluate_run
     from run import load_config
 
@@ -20,7 +19,6 @@ def main(config: DictConfig) -> None:
         raise ConfigError("give run=RUN_FOLDER, or predictions=FOLDER with data=NAME data.root=FOLDER")
     output = Path(config.output) if config.output else None
     if config.run is not None:
-        check(config)
         trained = load_config(config.run, config)
         trained.inference = config.inference
         result = evaluate_run(

@@ -46,7 +46,7 @@ def evaluate_run(
     ranks = ranks or Ranks()
     check(config)
     runtime, data = runtime or build(config.runtime), build(config.data.evaluate)
-    _require_official(data, official)
+    _require_official(data, config, official)
     step = config.trainer.iterations
     target = RunFolder(output) if output else folder
     target.require_writable("output")
@@ -69,14 +69,15 @@ def evaluate_run(
         "train_seconds": _last_logged(folder, "seconds"),
         "train_precision": _last_logged(folder, "precision"),
     }
-    if written is not None:
-        result["official"] = _official(written, data)
     thresholds = tuple(config.data.thresholds)
     result |= write_examples(
         target.path, model, data, reading.pop("transform"), evaluation, runtime,
         count=examples, thresholds=thresholds, inference=inference, **reading,
     )  # fmt: skip
     target.write_result(result)
+    if written is not None:
+        result["official"] = _official(written, data)
+        target.write_result(result)
     if target is folder:
         folder.log({"kind": "evaluate", "step": step, "miou": result["miou"], "split": data.split})
         if step >= config.trainer.iterations:
@@ -163,7 +164,11 @@ def _cost(model: nn.Module, image: torch.Tensor, runtime: Runtime, evaluation: E
     return {**cost(model, runtime.image(image)), "seconds_per_image": seconds}
 
 
-def _require_official(data: Any, official: bool) -> None:
+def _require_official(data: Any, config: DictConfig, official: bool) -> None:
+    if official and config.data.evaluate_transform.get("truth") == "resized":
+        raise ConfigError(
+            "official=true compares at the labels' size; give data.evaluate_transform.truth=original with it"
+        )
     if official and not (isinstance(data, Cityscapes) and data.entries[0].label.name.endswith("_labelIds.png")):
         raise ConfigError("official=true is Cityscapes' own evaluation; it needs data=cityscapes with labelIds files")
 
@@ -212,7 +217,7 @@ def protocol(data: Any, config: DictConfig, images: int, inference: str) -> str:
     thresholds = config.data.thresholds
     transform = config.data.evaluate_transform
     resolution = "the labels' resolution"
-    if transform.get("truth") == "resized" and transform.resize is not None:
+    if transform.get("truth") == "resized" and transform.resize:
         resolution = "the resized image's resolution, the truth resized with it (the released DeepLab's protocol)"
     resolution += _resized(transform.resize)
     thing = "the square root of the box's area"
@@ -228,7 +233,7 @@ def protocol(data: Any, config: DictConfig, images: int, inference: str) -> str:
 
 def _resized(resize: Any) -> str:
     """What the net saw of the images, where it is not the images as they are."""
-    if resize is None:
+    if not resize:
         return ""
     short, longest = (resize, None) if isinstance(resize, int) else resize
     return f", images resized to a short side of {short} px" + (f", {longest} px long at most" if longest else "")
@@ -253,7 +258,7 @@ def evaluate_folder_of_predictions(
     if target is not None:
         target.require_writable("output")
     data, thresholds = build(config.data.evaluate), tuple(config.data.thresholds)
-    _require_official(data, official)
+    _require_official(data, config, official)
     evaluation = evaluate_predictions(
         predictions, data, classes=len(data.classes), thresholds=thresholds, size_by=config.data.size_by
     )
@@ -268,8 +273,9 @@ def evaluate_folder_of_predictions(
         "protocol": protocol(data, config, len(data), "predictions as given"),
         **evaluation.scores(data.classes),
     }
-    if official:
-        result["official"] = _official(predictions, data)
     assert target is not None
     target.write_result(result)
+    if official:
+        result["official"] = _official(predictions, data)
+        target.write_result(result)
     return result

@@ -20,8 +20,6 @@ def main(config: DictConfig) -> None:
     for key in ("run", "input", "output"):
         if config[key] is None:
             raise ConfigError(f"{key} is missing; give it as {key}=PATH")
-    if not 0 <= config.opacity <= 1:
-        raise ConfigError(f"opacity is {config.opacity}; expected 0 to 1")
     trained = load_config(config.run, config)
     trained.inference = config.inference
     count = predict(trained, Path(config.input), Path(config.output), config.opacity, config.archive)

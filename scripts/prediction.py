@@ -1,6 +1,7 @@
 """Labels of images that have no truth: the same path as in evaluation, ending in PNGs and in archives to hand in."""
 
 import itertools
+import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -111,6 +112,8 @@ def predict(config: DictConfig, source: Path, output: Path, opacity: float, arch
             except DataError as error:
                 bad.append(str(error))
             progress.update(len(good) + len(bad))
+    if (found := len(good) + len(bad)) < len(images.names):
+        print(f"note: {source} says that it has {len(images.names)} frames; {found} could be read", file=sys.stderr)
     if bad:
         raise DataError("\n".join([f"{len(bad)} of {len(images.names)} images could not be labelled:", *bad]))
     if archive is not None:

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from build import build
+from build import build, check
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -24,7 +24,11 @@ OF_THE_WEIGHTS = ("normalization", "train", "train_transform", "batch_size", "on
 
 
 def load_config(run: str, overrides: DictConfig) -> DictConfig:
-    """The configuration that a run was trained with, changed by what is given in `overrides` of data and runtime."""
+    """The configuration that a run was trained with, changed by what is given in `overrides` of data and runtime.
+
+    raises: ConfigError for a value in `overrides` that fits nothing, or a folder that is no run's
+    """
+    check(overrides)
     path = Path(run) / CONFIG
     if not path.is_file():
         raise ConfigError(f"{run} is no run folder: it has no {CONFIG}")

@@ -117,12 +117,16 @@ def test_sampling_points_lie_on_the_picture_whatever_size_the_truth_has(trained:
         assert np.abs(points[1].mean(0) - b["unit"]).max() < 16
 
 
-def test_a_wrong_value_of_an_evaluation_is_named(trained: Path) -> None:
-    for given, words in (
-        ("official=no", "official is 'no': expected true or false"),
-        ("examples=-1", "examples is -1"),
+def test_a_wrong_value_for_a_trained_run_is_named(trained: Path) -> None:
+    for name, given, words in (
+        ("evaluate.py", "official=no", "official is 'no': expected true or false"),
+        ("evaluate.py", "examples=-1", "examples is -1"),
+        ("predict.py", "inference.flip=yes", "inference.flip is 'yes': expected true or false"),
+        ("predict.py", "inference.window=513", "inference.window is 513"),
+        ("predict.py", "opacity=half", "opacity is 'half'"),
     ):
-        done = run("evaluate.py", f"run={trained}", given)
+        wanted = ["input=missing.png", "output=missing"] if name == "predict.py" else []
+        done = run(name, f"run={trained}", given, *wanted)
         assert (done.returncode, words in done.stderr) == (2, True), done.stderr
 
 

@@ -1,5 +1,7 @@
 """Street scenes in Cityscapes' layout: trained on for two steps, then evaluated in every way that there is."""
 
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from PIL import Image
 
 from seg.data import Cityscapes
 from seg.engine import RunFolder
-from seg.errors import ConfigError
+from seg.errors import ConfigError, RunError
 
 ROOT = Path(__file__).resolve().parents[1]
 CAMVID = ROOT.parent / "shared" / "data" / "camvid"
@@ -119,3 +121,32 @@ def test_official_evaluation_of_other_data_is_refused(run: Path, tmp_path: Path)
     config = configuration("evaluate", "data=creatures")
     with pytest.raises(ConfigError, match="official=true is Cityscapes' own evaluation"):
         evaluate_folder_of_predictions(tmp_path, config, official=True)
+    with pytest.raises(ConfigError, match="official=true compares at the labels' size"):
+        evaluated(run, tmp_path, "data.evaluate_transform.truth=resized", official=True)
+
+
+def test_ours_is_kept_where_the_official_evaluation_objects(root: Path, tmp_path: Path) -> None:
+    for entry in Cityscapes(root, "val").entries:
+        ids = np.array(Image.open(entry.label))
+        ids[0, 0] = 255  # no label of theirs
+        Image.fromarray(ids).save(tmp_path / f"{entry.name}.png")
+    with pytest.raises(RunError, match=r"cityscapesscripts gave no result \(that of this program is written\)"):
+        evaluate_folder_of_predictions(
+            tmp_path,
+            configuration("evaluate", "data=cityscapes", f"+data.root={root}"),
+            output=tmp_path / "out",
+            official=True,
+        )
+    assert "miou" in json.loads((tmp_path / "out" / "result.json").read_text())
+
+
+def test_a_run_is_evaluated_at_full_size_though_it_was_trained_to_be_resized(run: Path, tmp_path: Path) -> None:
+    again = tmp_path / "run"
+    shutil.copytree(run, again)
+    text = (again / "config.yaml").read_text()
+    target = "_target_: seg.data.evaluation_transform\n    resize: "
+    (again / "config.yaml").write_text(text.replace(f"{target}null", f"{target}48"))
+    found = [evaluated(again, tmp_path / name, *given)["protocol"] for name, given in (
+        ("as", []), ("null", ["data.evaluate_transform.resize=null"]), ("full", ["data.evaluate_transform.resize=0"]),
+    )]  # fmt: skip
+    assert ["resized to a short side of 48 px" in protocol for protocol in found] == [True, True, False]

@@ -7,7 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from PIL import Image
+
+pytest.importorskip("cv2")
+from chosen import chosen_images  # noqa: E402
+
+from seg.errors import ConfigError  # noqa: E402
 
 Command = Callable[..., tuple[int, str]]
 
@@ -40,6 +47,30 @@ def test_explore_writes_both_nets_on_named_images_and_files(command: Command, ru
         assert [net["label"] for net in image["nets"]] == ["deformable 3 layers", "dilated 2"]
         assert [len(net["layers"]) for net in image["nets"]] == [3, 3]
         assert all(layer["offset"] is None for layer in image["nets"][1]["layers"])
+
+
+def test_a_name_that_a_command_line_reads_as_a_number_is_found(tmp_path: Path) -> None:
+    """VOC's 2007_000033 is 2007000033 to Hydra."""
+    for kind in ("images", "labels"):
+        for name in ("2007_000033", "000139", "photo"):
+            path = tmp_path / kind / "val" / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB" if kind == "images" else "L", (8, 8), 0).save(path)
+    (tmp_path / "classes.txt").write_text("ground\nbird\n")
+    config = OmegaConf.create({"data": {"evaluate": {"_target_": "seg.data.Folder", "root": str(tmp_path)}}})
+    config.data.evaluate.split = "val"
+
+    def chosen(given: str) -> list[str]:
+        asked = OverridesParser.create().parse_override(given).value()
+        wanted = OmegaConf.create({"images": asked}).images
+        return [data.names[index] for data, index in chosen_images(config, wanted)]
+
+    assert chosen("images=2007_000033") == ["2007_000033"]
+    assert chosen("images=[photo,2007_000033,000139]") == ["photo", "2007_000033", "000139"]
+    assert chosen("images=000139") == ["000139"]
+    assert chosen("images=2") == ["000139", "2007_000033"]
+    with pytest.raises(ConfigError, match=r"images: 1\.5 is neither a file nor an image"):
+        chosen("images=1.5")
 
 
 def test_two_runs_of_one_label_are_told_apart(command: Command, runs: Path, tmp_path: Path) -> None:

@@ -76,6 +76,15 @@ def test_a_video_gives_its_frames_in_order_as_rgb(video: Path) -> None:
         assert np.abs(colour - (255 - shade, 0, shade)).max() < 6
 
 
+def test_a_video_that_ends_early_is_said(
+    config: DictConfig, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = video.read_bytes()
+    video.write_bytes(content[: content.rindex(b"00dc", 0, content.index(b"idx1"))])  # as if the last frame were lost
+    assert predict(config, video, tmp_path / "out", 0.5) == 2
+    assert "drive.avi says that it has 3 frames; 2 could be read" in capsys.readouterr().err
+
+
 def test_every_frame_is_labelled_and_twice_is_the_same(config: DictConfig, video: Path, tmp_path: Path) -> None:
     assert predict(config, video, tmp_path / "a", 0.5) == 3
     assert predict(config, video, tmp_path / "b", 0.5) == 3

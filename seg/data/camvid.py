@@ -27,11 +27,12 @@ class CamVid(FileDataset):
 
     root:   images/SPLIT/ID.jpg, labels/SPLIT/ID.png, SPLIT.txt with the ids;
             or SPLIT/ID.png and SPLITannot/ID.png as in the SegNet tutorial
-    things: names of the classes that are objects; CamVid has no object masks, so objects are connected components
+    things: names of the classes that are objects, by default those of classes.json, or signs, cars, pedestrians and
+            bicyclists; CamVid has no object masks, so objects are connected components
     raises: DataError for a root, list or file that is missing or bad
     """
 
-    def __init__(self, root: Path | str, split: str = "train", *, things: Sequence[str] | None = THINGS) -> None:
+    def __init__(self, root: Path | str, split: str = "train", *, things: Sequence[str] | None = None) -> None:
         folder = Path(root).expanduser()
         if (folder / f"{split}annot").is_dir():
             entries = _tutorial_entries(folder, split)
@@ -39,7 +40,10 @@ class CamVid(FileDataset):
             folder = find_root(root, (".", "CamVid", "camvid"), "labels", HINT)
             entries = _entries(folder, split)
         own = folder / "classes.json"
-        super().__init__("camvid", split, entries, read_classes(own) if own.is_file() else _classes(), things)
+        classes = read_classes(own) if own.is_file() else _classes()
+        if things is None and classes.names == CAMVID_CLASSES and len(classes.things) in (0, VOID):  # it names none
+            things = THINGS
+        super().__init__("camvid", split, entries, classes, things)
 
 
 def _entries(folder: Path, split: str) -> list[Entry]:

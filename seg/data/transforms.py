@@ -17,7 +17,7 @@ from seg.errors import ConfigError, DataError
 
 PADDING = (124, 116, 104)  # the mean colour of ImageNet, rounded: about zero after either normalisation
 TRUTHS = ("original", "resized")
-Resize = int | tuple[int, int] | None  # short side, or (short side, longest long side), in px
+Resize = int | tuple[int, int] | None  # short side, or (short side, longest long side), in px; 0 as None: not at all
 
 
 class Transform(Protocol):
@@ -130,7 +130,7 @@ def training_transform(
 def evaluation_transform(*, resize: Resize = None, truth: str | None = None) -> EvaluationTransform:
     """Resizing for evaluation.
 
-    resize: short side in px, or (short side, longest long side)
+    resize: short side in px, or (short side, longest long side); 0 or None: images stay as they are
     truth:  "original" (or None): label and objects stay as they are, and the prediction is brought to their
             resolution, as in VOC's own protocol; "resized": they are resized with the image, by the nearest pixel, as
             in the released DeepLab's evaluation on VOC. Object sizes stay those in the image as annotated
@@ -195,8 +195,10 @@ def rotate(sample: Sample, turns: int) -> Sample:
 
 
 def _checked_resize(resize: Resize) -> Resize:
-    if resize is None or isinstance(resize, int):
-        sides: tuple[int, ...] = () if resize is None else (resize,)
+    if not resize:
+        return None
+    if isinstance(resize, int):
+        sides: tuple[int, ...] = (resize,)
     else:
         sides = resize = (int(resize[0]), int(resize[1])) if len(resize) == 2 else (0, 0)
     if any(side < 1 for side in sides):

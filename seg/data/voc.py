@@ -52,7 +52,7 @@ class VOC(FileDataset):
             entries = _augmented(folder, lists, sbd_root)
         else:
             entries = [_voc_entry(folder, name) for name in read_ids(lists / f"{split}.txt")]
-        classes = _classes(folder, Path(root))
+        classes = _classes(folder, Path(root).expanduser())
         super().__init__(_name(folder, classes, entries), split, entries, classes, things)
 
     def read_label(self, entry: Entry) -> NDArray[np.uint8]:

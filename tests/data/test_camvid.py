@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 from PIL import Image
 
 from seg.data import CamVid
+from seg.data.camvid import CAMVID_CLASSES
 from seg.errors import DataError
 
 
@@ -53,6 +55,18 @@ def test_the_segnet_tutorials_folders_are_read(
 
 def test_which_classes_are_things_can_be_chosen(camvid_root: Path) -> None:
     assert set(np.unique(CamVid(camvid_root, "test", things=["road"])[0].objects)) == {-1, 0, 1}
+
+
+def test_things_are_those_of_classes_json_where_it_names_any(camvid_root: Path) -> None:
+    names = [{"name": name} for name in CAMVID_CLASSES]
+    content: dict[str, object] = {"classes": names, "ignore_index": 11}
+    for things, objects in ((None, 2), ([0, 3], 1)):
+        if things:
+            content["things"] = things
+        (camvid_root / "classes.json").write_text(json.dumps(content))
+        assert CamVid(camvid_root, "test")[0].objects.max() == objects  # cars, or the road around them
+    (camvid_root / "classes.json").write_text('{"classes": [{"name": "a"}, {"name": "b"}]}')
+    assert CamVid(camvid_root, "test").classes == ("a", "b")
 
 
 @pytest.mark.fault(37)

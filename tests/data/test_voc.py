@@ -65,6 +65,12 @@ def test_a_list_of_classes_beside_the_images_names_other_classes(voc_root: Path,
     assert next(iter(evaluate_loader(data, evaluation_transform()))).to("cpu").flip_pairs == ((1, 2),)
 
 
+def test_a_root_in_the_home_folder_has_its_classes_too(voc_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(voc_root))
+    (voc_root / "classes.json").write_text('{"classes": [{"name": "ground"}, {"name": "bird"}, {"name": "sky"}]}')
+    assert VOC("~").classes == ("ground", "bird", "sky")
+
+
 def test_the_augmented_list_is_train_and_sbd_without_val() -> None:
     train, val = ["b", "a", "v2"], ["v1", "v2", "v3"]
     assert augmented_ids(train, ["c", "a", "v1", "d", "v3"], val) == ["b", "a", "c", "d"]
