@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failure, 2 wrong usage or configuration, 3 bad data, 75 pr
 torch is imported by what a command runs, not here, so that --help and --cfg answer at once.
 """
 
+import errno
 import functools
 import hashlib
 import os
@@ -44,6 +45,7 @@ NOT_IN_NAME = (
     "trainer.patience",
     "hydra",
 )
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 LONGEST_NAME = 200  # bytes; file systems allow 255
 
 
@@ -186,5 +188,9 @@ def _tell(error: Exception) -> None:
         cause = error.__cause__ if isinstance(error, HydraException) else None
         lines = [str(error), *([str(cause).splitlines()[0]] if cause and str(cause) not in str(error) else [])]
         print("error: " + "\n".join(line.strip() for line in lines), file=sys.stderr)
+    elif isinstance(error, OSError) and error.errno in OF_THE_DISK:
+        print(
+            f"error: {error}; free some space, or choose another disk, and run the same command again", file=sys.stderr
+        )
     else:
         traceback.print_exception(error)

@@ -9,25 +9,29 @@ import torch
 from build import build, check
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from run import comparable
 from torch import Tensor, nn
 
 from seg.analysis import record_bins
 from seg.data import SIZES, BoxLoader, size_class
 from seg.data.boxes import BoxBatch
-from seg.engine import RunFolder, Runtime
+from seg.engine import RunFolder, Runtime, slurm
 from seg.engine.checkpoint import write_text
 from seg.engine.runtime import commit, versions
+from seg.errors import ConfigError
 from seg.metrics import Confusion
 from seg.models import load_weights
 from seg.ops import backend
 from seg.report.bins import draw_bins
 
-FREE_TO_CHANGE = ("run", "resume", "pictures", "data")  # by a run that goes on
-
 
 def train_boxes(config: DictConfig) -> None:
     """Train what `config` says in its run folder, from where it stands; then evaluate it and draw its bins."""
     check(config)
+    config.resume = slurm.resume(config.resume)
+    trainer = build(config.trainer)
+    if trainer.devices > 1:
+        raise ConfigError(f"trainer.devices is {trainer.devices}; boxes are trained by one process")
     folder = RunFolder(config.run)
     with folder.running():
         runtime: Runtime = build(config.runtime)
@@ -42,7 +46,7 @@ def train_boxes(config: DictConfig) -> None:
         print(f"training in {folder.path}: {runtime.describe()}, {backend(runtime.device.type)} operators")
         plain = OmegaConf.to_container(config, resolve=True)
         assert isinstance(plain, dict)
-        build(config.trainer).train(
+        model = trainer.train(
             model,
             loader,
             build(config.optimizer, model),
@@ -50,7 +54,7 @@ def train_boxes(config: DictConfig) -> None:
             folder=folder,
             runtime=runtime,
             resume=config.resume,
-            config={str(key): value for key, value in plain.items() if key not in FREE_TO_CHANGE},
+            config=comparable(config),
         )
         held_out = BoxLoader(build(config.data.evaluate), transform, batch_size=1, **reading)
         result = evaluate(model, held_out, runtime)

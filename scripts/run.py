@@ -14,7 +14,7 @@ from seg.errors import ConfigError, DataError
 CONFIG = "config.yaml"
 # keys that may differ between the checkpoint and the run that goes on from it
 FREE_TO_CHANGE = (
-    "run", "resume", "evaluate", "label", "logger", "data.root", "data.train.sbd_root", "data.workers",
+    "run", "resume", "evaluate", "label", "logger", "pictures", "data.root", "data.train.sbd_root", "data.workers",
     "data.skip_limit", "data.evaluate", "data.evaluate_transform", "data.evaluate_batch_size", "data.thresholds",
     "data.size_by", "runtime.threads", "runtime.timeout", "trainer.log_every", "trainer.save_every", "trainer.keep",
     "trainer.patience", "trainer.devices", "trainer.evaluate_every",

@@ -26,6 +26,7 @@ from seg.ops import backend
 def train_run(config: DictConfig) -> None:
     """Train what `config` says in its run folder, from where it stands, on trainer.devices, and evaluate it."""
     check(config)
+    config.resume = slurm.resume(config.resume)
     folder = RunFolder(config.run)
     if config.resume == "auto" and folder.status().get("state") == "done" and _finished(folder, config):
         print(f"done already: {folder.path} (resume=never starts over){_other_root(folder, config)}", flush=True)

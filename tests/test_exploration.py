@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 pytest.importorskip("cv2")
-from chosen import chosen_images  # noqa: E402
+from chosen import chosen_images
 
-from seg.errors import ConfigError  # noqa: E402
+from seg.errors import ConfigError
 
 Command = Callable[..., tuple[int, str]]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from seg.engine import slurm
 from seg.engine.slurm import name_ranks
 from seg.errors import RunError
 from tests import slurm_stub
@@ -66,6 +67,9 @@ def test_the_tasks_of_a_step_are_ranks_where_that_is_wanted(tmp_path: Path, monk
     name_ranks()
     assert [os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")] == ["9", "1", "32"]
     assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("host0", "21234")
+    assert slurm.resume("never") == "never"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert slurm.resume("never") == slurm.resume("start.pt") == "auto"
     monkeypatch.delenv("RANK")
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(RunError, match="scontrol show hostnames host0 names no host"):

@@ -62,3 +62,9 @@ def test_a_run_leaves_scores_and_a_picture_of_its_bins(voc: Path, tmp_path: Path
     assert len(result["bins"][0]["before"]) == len(result["bins"][0]["after"]) == 49
     assert Image.open(run / "bins.png").size[0] > 100
     assert json.loads((run / "status.json").read_text())["state"] == "done"
+    for given, words in (
+        ("data.batch_size=1", "data.batch_size: 2 in the checkpoint"),
+        ("+trainer.devices=2", "by one process"),
+    ):
+        done = subprocess.run([*command, *small, given], capture_output=True, text=True, cwd=ROOT)
+        assert (done.returncode, words in done.stderr) == (2, True), done.stderr

@@ -81,8 +81,8 @@ class TrainingTransform:
         height, width = image.shape[:2]
         if annotation.shape[:2] != (height, width):
             annotation = cv2.resize(annotation, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-        # seeded for each sample, since albumentations repeats itself in every worker and epoch; one stream for all steps,
-        # since set_random_seed gives each step the same one: scale, place and colour would be one draw
+        # seeded for each sample, since albumentations repeats itself in every worker and epoch; one stream for all
+        # steps, since set_random_seed gives each step the same one: scale, place and colour would be one draw
         self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
         changed = self.compose(image=image, mask=annotation)
         rng = np.random.default_rng([seed, 1])

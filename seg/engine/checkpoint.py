@@ -25,11 +25,11 @@ def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = 2) -> Pa
     for stale in folder.glob(".*.tmp"):
         stale.unlink(missing_ok=True)
     path = folder / f"step_{step:08d}.pt"
+    path.with_suffix(".sha256").unlink(missing_ok=True)  # of the same step's file, which the new one replaces
     try:
         digest = _write_durably(path, state)
         write_text(path.with_suffix(".sha256"), f"{digest}  {path.name}\n")
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer
-        path.unlink(missing_ok=True)
         raise RunError(
             f"could not write the checkpoint {path} ({error}); earlier checkpoints are untouched. "
             "Free some space and run the same command again to go on"

@@ -32,7 +32,8 @@ def official_scores(predictions: Sequence[Path], truths: Sequence[Path]) -> dict
     given = json.dumps([[str(path) for path in predictions], [str(path) for path in truths]])
     done = subprocess.run([sys.executable, "-c", PROGRAM], input=given, capture_output=True, text=True, check=False)
     if MARK not in done.stdout:
-        raise RunError(f"cityscapesscripts gave no result (that of this program is written): {(done.stdout + done.stderr).strip()[-500:]}")
+        said = (done.stdout + done.stderr).strip()[-500:]
+        raise RunError(f"cityscapesscripts gave no result (that of this program is written): {said}")
     found = json.loads(done.stdout.partition(MARK)[2].splitlines()[0])
     iou = {name: None if score != score else score for name, score in found["iou"].items()}
     return {"miou": found["miou"], "iou": iou}

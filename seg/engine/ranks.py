@@ -99,6 +99,9 @@ def joined(runtime: Runtime) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks()
         return
+    if missing := {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} - set(os.environ):
+        names = ", ".join(sorted(missing))
+        raise ConfigError(f"WORLD_SIZE is {world}, but not set: {names}; use torchrun, or unset WORLD_SIZE")
     ranks = Ranks(int(os.environ["RANK"]), world)
     if runtime.device.type == "cuda":
         runtime.take_gpu(int(os.environ["LOCAL_RANK"]))

@@ -6,6 +6,11 @@ import subprocess
 from seg.errors import RunError
 
 
+def resume(wanted: str) -> str:
+    """How a run begins: one whose job Slurm started again goes on from what it saved, whatever it was told at first."""
+    return "auto" if int(os.environ.get("SLURM_RESTART_COUNT", 0)) else wanted
+
+
 def name_ranks() -> None:
     """Where SEG_RANKS=slurm and srun started several tasks, set what torchrun would: RANK, WORLD_SIZE, MASTER_ADDR, ...
 

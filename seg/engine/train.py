@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from seg.alarms import LARGEST, MEAN, exploded
 from seg.data.sample import Batch
@@ -57,7 +57,8 @@ class Trainer:
     patience:   steps in a row with a loss or gradient that is not finite, each skipped, before the run gives up.
                 In fp16 those count by which the scale of the loss is found: some at the start, each halves it.
     devices:    processes on this host that share each batch; they are started by the command (see `launch`).
-    average:    decay of the exponential average of the weights that is evaluated in their place, None for none.
+    average:    decay of the exponential average of the weights that is evaluated in their place, None for none; after
+                n steps it is at most (1 + n) / (10 + n), so that the first nets are soon forgotten.
     evaluate_every: steps between evaluations on the way, each after a checkpoint; None for none. The last step is left
                 to the evaluation of the trained net.
     """
@@ -152,6 +153,7 @@ class _Run:
         self.observe = observe or (lambda model: nullcontext({}))
         self.validate = validate or (lambda model: {})
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
+        self.resume = "auto"
         self.step = self.skipped = self.skipped_in_a_row = 0
         self.seconds = 0.0  # of training in all
         self.waited = 0.0  # of them for batches, since the last record
@@ -196,9 +198,15 @@ class _Run:
                 self.save()
             if stopping and not last:
                 self.ranks.any(False)  # until the first rank has saved, else its starter may end it for our end
-                raise Preempted(f"stopped by a signal at step {self.step}; run the same command again to go on")
+                raise self.preempted()
             if look:
                 start += self.look(progress)
+        if self.ranks.any(bool(stop)):  # in the last step, or while it was saved
+            raise self.preempted()
+
+    def preempted(self) -> Preempted:
+        again = "run the same command again" + ("" if self.resume == "auto" else " with resume=auto")
+        return Preempted(f"stopped by a signal at step {self.step}; {again} to go on")
 
     def batches(self) -> Iterator[Batch]:
         """Batches from where the run stands: an exact skip into the middle of an epoch."""
@@ -334,6 +342,7 @@ class _Run:
         checkpoint.save(self.folder.checkpoints, self.step, state, keep=self.trainer.keep)
 
     def restore(self, resume: str) -> None:
+        self.resume = resume
         state = self.ranks.broadcast(find_state(self.folder, resume) if self.ranks.first else None)
         if state is None:
             self.folder.rewind_metrics(0)
@@ -369,5 +378,12 @@ def _copy(to: list[Tensor], source: list[Tensor]) -> None:
 
 
 def _average(model: nn.Module, decay: float) -> AveragedModel:
-    """The running average of a model's parameters; its buffers (batch norm's statistics) are the model's own."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    """The running average of a model's parameters; its buffers (batch norm's statistics) are the model's own.
+
+    With the decay alone, a thousand steps at 0.999 would leave the first step's net a weight of 0.37.
+    """
+
+    def blend(averaged: Any, current: Any, count: Tensor) -> None:
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
+
+    return AveragedModel(model, multi_avg_fn=blend)

@@ -99,7 +99,7 @@ class ASPPv3(nn.Module):
     """DeepLab v3's pyramid: a 1x1, three dilated 3x3 and the image's mean side by side, then a 3x3 and the scorer.
 
     dilations: (6, 12, 18) at output stride 16, twice that at 8
-    raises:    ValueError in training on a single image, for which the pooled branch has no batch statistics
+    raises:    ConfigError (a ValueError) in training on a single image, of which the pooled branch has no statistics
     source:    arXiv:1706.05587, section 3.3; the 3x3 after the projection is torchvision's
     """
 
@@ -123,9 +123,11 @@ class ASPPv3(nn.Module):
         self.score = _scorer(hidden, classes)
 
     def forward(self, features: Tensor) -> Tensor:
-        if self.training and len(features) == 1:
-            raise ValueError(
-                "ASPPv3 trains on batches of 2 images or more: its pooled branch normalises over the batch"
+        # a SyncBatchNorm, of several GPUs, normalises over the images of all
+        if len(features) == 1 and any(type(one) is nn.BatchNorm2d and one.training for one in self.pooled):
+            raise ConfigError(
+                "head=aspp_v3 trains on 2 images or more a process: its pooled branch normalises over the batch; "
+                "raise data.batch_size"
             )
         mean = self.pooled(features.mean((2, 3), keepdim=True)).expand(-1, -1, *features.shape[-2:])
         pyramid = [branch(features) for branch in self.branches]

@@ -14,7 +14,7 @@ from seg.models.names import canonical
 
 TORCHVISION = {f"{name}-imagenet": name for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")}
 # how training code of various projects wraps a state dict
-WRAPPERS = ("state_dict", "model_state_dict", "model")
+WRAPPERS = ("state_dict", "model_state_dict", "average", "model")  # an average of ours is what was evaluated
 # counters of batch normalisation: no weights, and absent from most files
 COUNTER = "num_batches_tracked"
 
@@ -121,7 +121,11 @@ def _torchvision(name: str, download: bool) -> dict[str, Tensor]:
     cached = Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[-1])
     if not download and not cached.is_file():
         raise ConfigError(f"weights {name!r} are not at {cached}; allow the download (download=true), or name a file")
-    return dict(weights.get_state_dict(progress=True, check_hash=True))
+    try:
+        return dict(weights.get_state_dict(progress=True, check_hash=True))
+    except Exception as error:  # of the network, or of a file that is damaged, which is not downloaded again
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{weights.url} as {cached}: {reason}; delete that file, or fetch it by other means") from error
 
 
 def _check_shape(source: str | Path, target: str, want: Tensor, name: str, have: Tensor) -> None:

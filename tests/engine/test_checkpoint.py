@@ -61,6 +61,18 @@ def test_fault_49_full_disk_keeps_the_previous_one(tmp_path: Path) -> None:
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["step_00000001.pt", "step_00000001.sha256"]
 
 
+@pytest.mark.fault(49)
+def test_fault_49_full_disk_keeps_the_same_steps_checkpoint(tmp_path: Path) -> None:
+    """A run that bad data stopped saves its step anew each time that it is tried."""
+    checkpoint.save(tmp_path, 2, state(2))
+    child = os.fork()
+    if child == 0:
+        save_where_no_file_may_grow(tmp_path)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    found, problems = checkpoint.newest(tmp_path)
+    assert (found["step"], problems) == (2, [])
+
+
 def truncate(data: bytes) -> bytes:
     return data[: len(data) // 2]
 

@@ -47,11 +47,12 @@ def weights(state: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([tensor.flatten() for tensor in state.values()])
 
 
-def test_average_decays_exponentially_from_the_first_step(tmp_path: Path) -> None:
+def test_average_decays_exponentially_and_forgets_the_first_steps_sooner(tmp_path: Path) -> None:
     averaged = train(tmp_path, 3)
     states = [checkpoint.load(path) for path in reversed(checkpoint.list_checkpoints(tmp_path / "checkpoints"))]
     first, second, third = (weights(state["model"]) for state in states)
-    expected = 0.75 * (0.75 * first + 0.25 * second) + 0.25 * third
+    decays = 2 / 11, 3 / 12  # after one step and two; 0.75 from the 26th on
+    expected = decays[1] * (decays[0] * first + (1 - decays[0]) * second) + (1 - decays[1]) * third
     assert torch.allclose(weights(averaged.state_dict()), expected, atol=1e-7)
     assert torch.equal(weights(averaged.state_dict()), weights(states[-1]["average"]))
     assert not torch.allclose(expected, third)

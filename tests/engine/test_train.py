@@ -358,6 +358,22 @@ def test_fault_56_a_signal_saves_and_the_run_goes_on(tmp_path: Path, number: int
 
 
 @pytest.mark.parametrize(
+    ("resume", "again"), [("auto", "again to go on"), ("never", "again with resume=auto to go on")]
+)
+def test_a_signal_in_the_last_step_ends_the_run_before_its_evaluation(tmp_path: Path, resume: str, again: str) -> None:
+    class Signalled(Batches):
+        def epoch(self, number: int, start: int = 0):
+            for index, batch in enumerate(super().epoch(number, start), start):
+                if 5 * number + index == 6:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+    with pytest.raises(Preempted, match=f"at step 7; run the same command {again}"):
+        train(tmp_path, iterations=7, loader=Signalled(), resume=resume)
+    assert torch.equal(weights(train(tmp_path, iterations=7)), weights(train(tmp_path / "whole", iterations=7)))
+
+
+@pytest.mark.parametrize(
     "key", ["iterations", "accumulate", "log_every", "save_every", "keep", "patience", "evaluate_every"]
 )
 def test_counts_out_of_range_are_named(key: str) -> None:

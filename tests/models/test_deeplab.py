@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
+from seg.errors import ConfigError
 from seg.models import ASPPv2, ASPPv3, DeepLab, Deform, FixedDeconv, Head, Interpolate, tiny
 
 
@@ -111,8 +112,11 @@ def paired(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, str]
 
 
 def test_aspp_v3_says_why_it_cannot_train_on_one_image() -> None:
-    with pytest.raises(ValueError, match=r"batches of 2 images or more"):
-        ASPPv3(8, 2).train()(torch.randn(1, 8, 5, 5))
+    head = ASPPv3(8, 2).train()
+    with pytest.raises(ConfigError, match=r"2 images or more a process.*raise data\.batch_size"):
+        head(torch.randn(1, 8, 5, 5))
+    head.pooled = nn.SyncBatchNorm.convert_sync_batchnorm(head.pooled).eval()  # in training it sees the images of all
+    assert head(torch.randn(1, 8, 5, 5)).shape == (1, 2, 5, 5)
 
 
 @pytest.mark.parametrize("classes", [1, 0, 2.0])

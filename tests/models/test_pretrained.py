@@ -8,6 +8,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from seg.errors import DataError
 from seg.models import DeepLab, Deform, Dilated, Modulated, ResNet, load_weights, resnet18, tiny
 from seg.models.names import canonical
 
@@ -147,6 +148,18 @@ def test_code_hidden_in_a_pth_is_not_run(tmp_path: Path) -> None:
 def test_an_unknown_source_lists_the_names_that_are_known() -> None:
     with pytest.raises(ValueError, match=r"'resnet101-coco': no such file, and no known name .*resnet101-imagenet"):
         load_weights(tiny(Dilated), "resnet101-coco")
+
+
+def test_a_download_that_fails_and_a_damaged_one_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(DataError, match=r"https://\S+resnet18-f37072fd\.pth as .*fetch it by other means"):
+        load_weights(resnet18(Dilated), "resnet18-imagenet", download=True)
+    cached = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    cached.write_bytes(b"\xa1 cut")
+    with pytest.raises(DataError, match=r"resnet18-f37072fd\.pth: .*delete that file"):
+        load_weights(resnet18(Dilated), "resnet18-imagenet")
 
 
 def test_nothing_is_downloaded_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
