@@ -4,14 +4,16 @@ Exit codes: 0 done, 1 failure, 2 wrong usage or configuration, 3 bad data, 75 pr
 torch is imported by what a command runs, not here, so that --help and --cfg answer at once.
 """
 
+import difflib
 import errno
 import functools
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hydra
@@ -78,10 +80,13 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         def program() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes exceptions on to us, in place of its own report
             _let_launchers_find_us()
+            if config_name != "train" and not {"-h", "--help"}.isdisjoint(sys.argv[1:]):
+                print(_help(config_name))
+                return
             sys.argv[1:] = quoted(sys.argv[1:])
             OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
             main = hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)
-            sys.exit(_exit_code(main(_job(function))))
+            sys.exit(_exit_code(main(_job(function)), config_name))
 
         return program
 
@@ -106,6 +111,37 @@ def _quoted(text: str) -> str:
     except HydraException:
         return f"{key}='{value}'"
     return text
+
+
+def _help(config_name: str) -> str:
+    """What a command takes: its configuration file, which says so, less what is Hydra's, and the choices."""
+    text = (Path(CONF) / f"{config_name}.yaml").read_text(encoding="utf-8")
+    text = re.sub(r"^(defaults|hydra):\n( .*\n|\n)*", "", text, flags=re.MULTILINE).strip()
+    choices = [f"{group}={'|'.join(names)}" for group, names in _groups(config_name).items()]
+    return "\n\n".join([text, *(["choices, as files of conf/GROUP:\n  " + "\n  ".join(choices)] if choices else [])])
+
+
+def _groups(config_name: str) -> dict[str, list[str]]:
+    """The groups that a command's configuration takes files of, and the files' names."""
+    defaults = OmegaConf.load(Path(CONF) / f"{config_name}.yaml").get("defaults", [])
+    groups = [str(key) for entry in defaults if not isinstance(entry, str) for key in entry]
+    found = {group: sorted(path.stem for path in (Path(CONF) / group).glob("*.yaml")) for group in groups}
+    return {group: names for group, names in found.items() if names}
+
+
+def _keys(config_name: str) -> list[str]:
+    """All keys that the configuration files of a command name."""
+
+    def walk(node: object, path: str) -> Iterator[str]:
+        for key, value in node.items() if isinstance(node, dict) else ():
+            if path or key not in ("defaults", "hydra"):
+                yield f"{path}{key}"
+                yield from walk(value, f"{path}{key}.")
+
+    files = [(Path(CONF) / f"{config_name}.yaml", "")]
+    for group, names in _groups(config_name).items():
+        files += [(Path(CONF) / group / f"{name}.yaml", f"{group}.") for name in names]
+    return sorted({key for path, group in files for key in walk(OmegaConf.to_container(OmegaConf.load(path)), group)})
 
 
 def _let_launchers_find_us() -> None:
@@ -135,7 +171,7 @@ def _job(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]
     return job
 
 
-def _exit_code(main: Callable[[], None]) -> int:
+def _exit_code(main: Callable[[], None], config_name: str) -> int:
     try:
         main()
     except Preempted as error:
@@ -146,7 +182,7 @@ def _exit_code(main: Callable[[], None]) -> int:
         return 130
     except Exception as error:
         if not getattr(error, "told", False):
-            _tell(error)
+            _tell(error, config_name)
         return _code_of(error)
     return 0
 
@@ -172,7 +208,23 @@ def _out_of_memory(error: Exception) -> bool:
     return named or of_torch in str(error) or of_opencv in str(error)
 
 
-def _tell(error: Exception) -> None:
+def _said_by_hydra(error: Exception, config_name: str) -> str:
+    """Hydra's message, with a way out where its own leads nowhere."""
+    text = str(error).partition("\nConfig search path")[0].rstrip()
+    if found := re.match(r"Could not override '([^']+)'", text):
+        key, known = found[1], _keys(config_name)
+        # of two keys with one name the one that has it further up is more likely meant
+        close = sorted((other for other in known if other.endswith(f".{key}")), key=len)[:1]
+        close = close or difflib.get_close_matches(key, known, n=2, cutoff=0.75)
+        more = f"--cfg job prints all; an argument that was left to its default is added by +{key}=VALUE"
+        return f"{key}: there is no such key; " + (f"did you mean {' or '.join(close)}?" if close else more)
+    if "hydra/launcher" in text:
+        text += "\ninstall it first: scripts/setup.sh sweep, or slurm, or as docs/CLUSTERS.md says"
+    cause = str(error.__cause__ or "").partition("\n")[0]
+    return text if cause in text else f"{text}\n{cause}"
+
+
+def _tell(error: Exception, config_name: str = "train") -> None:
     if _out_of_memory(error):
         print(
             f"error: out of memory ({str(error).splitlines()[0][:200]}); use a smaller data.batch_size with a larger "
@@ -185,9 +237,8 @@ def _tell(error: Exception) -> None:
         way_out = f"overrides are key=value; quote a value with special characters: \"{key}='...'\""
         print(f"error: {error.override}: can't be read; {way_out}", file=sys.stderr)
     elif isinstance(error, (ConfigError, DataError, RunError, HydraException, OmegaConfBaseException)):
-        cause = error.__cause__ if isinstance(error, HydraException) else None
-        lines = [str(error), *([str(cause).splitlines()[0]] if cause and str(cause) not in str(error) else [])]
-        print("error: " + "\n".join(line.strip() for line in lines), file=sys.stderr)
+        text = _said_by_hydra(error, config_name) if isinstance(error, HydraException) else str(error).strip()
+        print(f"error: {text}", file=sys.stderr)
     elif isinstance(error, OSError) and error.errno in OF_THE_DISK:
         print(
             f"error: {error}; free some space, or choose another disk, and run the same command again", file=sys.stderr

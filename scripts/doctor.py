@@ -10,6 +10,9 @@ from seg.ops import backend, cuda_path
 
 
 def main() -> int:
+    if sys.argv[1:]:
+        print(__doc__)
+        return 0 if sys.argv[1] in ("-h", "--help") else 2
     devices = [torch.device("cpu"), *(torch.device("cuda", index) for index in range(torch.cuda.device_count()))]
     facts = {"commit": commit(), **versions(), "CUDA of torch": torch.version.cuda or "none"}
     for tool in ("g++", "clang++", "nvcc"):

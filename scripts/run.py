@@ -1,5 +1,6 @@
 """A run as the commands see it: its configuration, its newest checkpoint, its model, and how tables call it."""
 
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,13 @@ def comparable(config: DictConfig) -> dict[str, Any]:
 
 
 def names_of(data: Any) -> dict[str, Any]:
-    """What the data call their classes, and how they paint them: kept with the weights, so that they go together."""
+    """What the data call their classes and images, and how they paint them: kept with the weights, as they go together.
+
+    Of the images only a digest: it tells other data from those that were moved.
+    """
     names = {"classes": list(data.classes), "palette": data.palette.tolist()}
+    digest = hashlib.sha256("\n".join(data.names).encode()).hexdigest()[:12]
+    names |= {"images": f"{len(data.names)}, by the digest {digest} of their names"}
     # absent without pairs, as in the checkpoints of before there were any
     return {**names, "flip_pairs": [list(pair) for pair in data.flip_pairs]} if data.flip_pairs else names
 

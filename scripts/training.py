@@ -69,8 +69,10 @@ def _train_in(folder: RunFolder, config: DictConfig, runtime: Runtime, ranks: Ra
     if config.evaluate or trainer.evaluate_every:  # what is wrong there is known before the training
         build(config.data.evaluate_transform)
         validate = partial(validation, data=build(config.data.evaluate), config=config, runtime=runtime, ranks=ranks)
-    model = runtime.place(fresh_model(config, len(data.classes)))
-    if config.resume == "never" or not checkpoint.list_checkpoints(folder.checkpoints):
+    goes_on = config.resume != "never" and bool(checkpoint.list_checkpoints(folder.checkpoints))
+    classes = len(data.classes)
+    model = runtime.place(build(config.model, classes=classes) if goes_on else fresh_model(config, classes))
+    if not goes_on:
         save_config(folder, config)
     print(
         f"training {label_of(config)} in {folder.path}: {trainer.iterations} steps, {_where(runtime, ranks)}",
@@ -136,7 +138,8 @@ def _finished(folder: RunFolder, config: DictConfig) -> bool:
     state, _ = checkpoint.newest(folder.checkpoints)
     if state is None or state["step"] < config.trainer.iterations:
         return False
-    saved = {key: value for key, value in state["config"].items() if key not in ("classes", "palette", "flip_pairs")}
+    of_the_data = ("classes", "palette", "images", "flip_pairs")
+    saved = {key: value for key, value in state["config"].items() if key not in of_the_data}
     return not differing_keys(saved, comparable(config)) and (folder.result.exists() or not config.evaluate)
 
 

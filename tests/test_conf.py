@@ -210,6 +210,10 @@ def test_fault_71_a_value_out_of_range_is_named(overrides: list[str], words: str
         (["experiment=ablation/typo"], "ablation/typo"),
         (["data.thresholds=[16,48"], "data.thresholds=[16,48: can't be read"),
         (["seed"], "overrides are key=value"),
+        (["data.bacth_size=4"], "data.bacth_size: there is no such key; did you mean data.batch_size?"),
+        (["iterations=4"], "did you mean trainer.iterations?"),
+        (["trunk.last_gamma=1"], "an argument that was left to its default is added by +trunk.last_gamma=VALUE"),
+        (["hydra/launcher=nobodys"], "install it first: scripts/setup.sh sweep"),
     ],
 )
 def test_fault_71_commands_end_with_2_and_no_traceback(tmp_path: Path, arguments: list[str], words: str) -> None:
@@ -243,6 +247,19 @@ def test_fault_75_cfg_and_help_need_neither_torch_nor_network() -> None:
         )
         assert done.returncode == 0, done.stderr
         assert "conv" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "script, words",
+    [
+        ("predict", "input: null   # an image, a folder of images, or a video"),
+        ("evaluate", "data=camvid|cityscapes"),
+        ("doctor", "What this machine has"),
+    ],
+)
+def test_help_says_what_a_command_takes(script: str, words: str) -> None:
+    done = command("--help", script=f"{script}.py")
+    assert (done.returncode, words in done.stdout, "hydra" in done.stdout) == (0, True, False), done.stdout
 
 
 def test_a_config_value_reaches_the_layer_by_the_same_word() -> None:

@@ -1,8 +1,11 @@
 """Batches for training and evaluation: the same ones for the same seed, whatever the number of workers."""
 
+import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.queues import Queue
 from typing import Any
 
 import cv2
@@ -140,7 +143,8 @@ class Batches:
             self._end_workers()
             raise RunError(
                 f"a data worker died ({str(error).splitlines()[0]}); where memory is short, use fewer workers "
-                "or smaller batches"
+                "or smaller batches. data.workers=0 needs no shared memory; a container has more of it with "
+                "docker run --shm-size=8g"
             ) from None
 
     def _end_workers(self) -> None:
@@ -284,3 +288,10 @@ def _start_worker(_: int) -> None:
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_SAVE))
+    Queue._on_queue_feeder_error = staticmethod(_end_of_worker)  # type: ignore[attr-defined]
+
+
+def _end_of_worker(error: Exception, _: object) -> None:
+    """What a worker can't hand over would be waited for for ever, as multiprocessing only prints the error."""
+    print(f"a data worker can't hand over its batch: {error}", file=sys.stderr, flush=True)
+    os._exit(1)

@@ -64,7 +64,10 @@ def find_predictions(folder: Path, names: list[str]) -> dict[str, Path]:
         stem, own = Path(name).name, folder / f"{name}.png"
         fitting = [own] if stem != name and own.is_file() else exact.get(stem) or longer.get(stem, [])
         if len(fitting) > 1:
-            raise DataError(f"two predictions for {name}: {fitting[0]} and {fitting[1]}; remove one")
+            raise DataError(
+                f"two predictions for {name}: {fitting[0]} and {fitting[1]}; remove one, or name one kind's folder "
+                "(of predict.py: OUTPUT/ids, or OUTPUT/label_ids for Cityscapes)"
+            )
         if not fitting:
             missing.append(name)
             continue

@@ -16,6 +16,8 @@ FREED = (  # keys that older checkpoints hold, and that no longer have to agree
     "data.evaluate_transform._target_", "data.evaluate_transform.resize", "data.evaluate_transform.truth",
 )  # fmt: skip
 
+ADDED = ("images",)  # keys that older checkpoints lack
+
 
 def find_state(folder: RunFolder, resume: str) -> dict[str, Any] | None:
     """The checkpoint that `resume` (auto, never, or a path) asks for; None to start from the beginning."""
@@ -49,8 +51,17 @@ def _existing(resume: str) -> Path:
 
 
 def differing_keys(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """The keys in which a checkpoint's configuration is not the current one; one that is absent is None."""
-    return [key for key in sorted({*saved, *current} - {*FREED}) if saved.get(key) != current.get(key)]
+    """The keys in which a checkpoint's configuration is not the current one; one that is absent is None.
+
+    Files of weights are one by their names, as they may have moved.
+    """
+    keys = {*saved, *current} - {*FREED} - ({*ADDED} - {*saved})
+    return [key for key in sorted(keys) if _compared(key, saved) != _compared(key, current)]
+
+
+def _compared(key: str, config: dict[str, Any]) -> Any:
+    value = config.get(key)
+    return Path(value).name if key == "weights" and value else value
 
 
 def check_config(saved: dict[str, Any], current: dict[str, Any]) -> None:

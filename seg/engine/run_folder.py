@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,9 +66,11 @@ class RunFolder:
         with (self.path / ".lock").open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 owner = self.status().get("pid", "unknown")
                 raise ConfigError(f"another run (process {owner}) works in {self.path}; choose run=FOLDER") from error
+            except OSError as error:  # some file systems of clusters have no locks
+                print(f"note: no lock on {self.path} ({error.strerror}): start no second run in it", file=sys.stderr)
             start, before = time.monotonic(), self.status()
             self.write_status("running")
             try:

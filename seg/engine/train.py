@@ -383,7 +383,7 @@ def _average(model: nn.Module, decay: float) -> AveragedModel:
     With the decay alone, a thousand steps at 0.999 would leave the first step's net a weight of 0.37.
     """
 
-    def blend(averaged: Any, current: Any, count: Tensor) -> None:
+    def blend(averaged: Any, current: Any, count: Tensor | int) -> None:
         torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
 
     return AveragedModel(model, multi_avg_fn=blend)

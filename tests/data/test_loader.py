@@ -2,7 +2,9 @@ import os
 import pickle
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,6 +168,24 @@ def test_fault_44_the_last_incomplete_training_batch_is_left_out() -> None:
 
 
 @pytest.mark.fault(45)
+class Unsendable(str):
+    """A name that no worker can hand over, as no batch where there is no shared memory left."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise OSError("No space left on device")
+
+
+class Unsent(Creatures):
+    def __getitem__(self, index: int) -> Sample:
+        return replace(super().__getitem__(index), name=Unsendable("a"))
+
+
+def test_a_batch_that_a_worker_cannot_hand_over_ends_the_run() -> None:
+    loader = evaluate_loader(Unsent("val", images=2), evaluation_transform(), batch_size=1, workers=1)
+    with pytest.raises(RunError, match=r"a data worker died.*data.workers=0 needs no shared memory"):
+        list(loader)
+
+
 @pytest.mark.parametrize("killed", [1, 2])
 def test_fault_45_a_killed_worker_ends_the_run_with_one_clear_line(killed: int) -> None:
     """Where a batch is waited for; not in the middle of a step, which the sleep stands for, nor of what follows."""

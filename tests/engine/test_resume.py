@@ -115,6 +115,13 @@ def test_configurations_differ_in_what_has_to_agree_alone() -> None:
     assert differing_keys(saved, current | {"lr": 0.2, "trainer.average": 0.9}) == ["lr", "trainer.average"]
 
 
+def test_weights_may_move_and_images_may_not_change() -> None:
+    saved = {"weights": "/home/a/net.pth", "images": "3, by the digest 0a"}
+    assert differing_keys(saved, {"weights": "b/net.pth", "images": "3, by the digest 0a"}) == []
+    assert differing_keys(saved, {"weights": "b/other.pth", "images": "3, by the digest 0b"}) == ["images", "weights"]
+    assert differing_keys({"weights": None}, {"weights": "net.pth", "images": "3"}) == ["weights"], "older ones lack it"
+
+
 @pytest.mark.parametrize("decay", [0.0, 1.0, -1.0])
 def test_a_decay_out_of_range_is_named(decay: float) -> None:
     with pytest.raises(ValueError, match="trainer.average is"):

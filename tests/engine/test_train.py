@@ -1,5 +1,7 @@
 """The training loop on a net of one layer: what it computes, logs, saves and survives."""
 
+import errno
+import fcntl
 import json
 import math
 import os
@@ -311,6 +313,19 @@ def test_fault_59_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> 
     ):
         pass
     assert RunFolder(tmp_path).status()["state"] == "done"
+
+
+def test_a_disk_without_locks_is_said_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def flock(file: object, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with RunFolder(tmp_path).running():
+        pass
+    assert RunFolder(tmp_path).status()["state"] == "done"
+    assert "(Function not implemented): start no second run in it" in capsys.readouterr().err
 
 
 def test_status_tells_of_a_failure(tmp_path: Path) -> None:
