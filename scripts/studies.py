@@ -291,7 +291,11 @@ def movement(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
         losses = {row["step"]: row["loss"] for row in RunFolder(folder).read_metrics() if row["kind"] == "train"}
     before = {row["step"]: row["loss"] for row in RunFolder(settings.run).read_metrics() if row.get("kind") == "train"}
     last = max(losses)
-    return {"loss": {"step": last, "now": losses[last], "in_the_run": before.get(last)}, **found.document()}
+    return {
+        "data": _measured_on(data, len(image)),
+        "loss": {"step": last, "now": losses[last], "in_the_run": before.get(last)},
+        **found.document(),
+    }
 
 
 def _facts(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
@@ -305,8 +309,12 @@ def _facts(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": net.runtime.describe(),
         "command": shlex.join(["python", *sys.argv]),
-        "data": {"name": data.name, "split": data.split, "images": len(images_of(data, config, config.every))},
+        "data": _measured_on(data, len(images_of(data, config, config.every))),
     }
+
+
+def _measured_on(data: Any, images: int) -> dict[str, Any]:
+    return {"name": data.name, "split": data.split, "images": images}
 
 
 def _as_it_is(sample: Sample) -> Sample:

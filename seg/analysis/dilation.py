@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from seg.analysis.offsets import Recorded
+from seg.errors import RunError
 from seg.metrics import Moments
 from seg.sizes import SIZES, size_class
 
@@ -86,12 +87,18 @@ class DilationBySize:
 
         size:        [N, H, W] in label pixels: side of the object's box (sqrt of its area), 0 background, NaN unknown
         image_shape: (height, width) that the net was given
-        raises:      ValueError where a layer's cells are not known in the image
+        raises:      ValueError where a layer's cells are not known in the image, RunError where its effective dilation
+                     is not finite
         """
         self._extend([name for name in recorded if name not in self.layers])
         for name, layer in recorded.items():
             group = size_class(size_at_cells(layer, size, image_shape), self.thresholds).long().to(layer.offset.device)
             values = effective_dilation(layer.positions)
+            if not values.isfinite().all():
+                raise RunError(
+                    f"the effective dilation of {name} is not finite: its offsets have exploded; train with a smaller "
+                    "optimizer.offset_lr"
+                )
             self._count(self.layers.index(name), values, group[:, None].expand_as(values))
 
     def merge(self, other: "DilationBySize") -> None:
@@ -134,5 +141,5 @@ class DilationBySize:
     def _count(self, layer: int, values: Tensor, group: Tensor) -> None:
         self.moments.add(values, torch.where(group < 0, group, group + layer * len(SIZES)))
         keep = group >= 0
-        bins = (values[keep] / BIN).long().clamp(max=BINS - 1) + BINS * group[keep]
+        bins = (values[keep] / BIN).clamp(max=BINS - 1).long() + BINS * group[keep]
         self.counts[layer] += torch.bincount(bins, minlength=len(SIZES) * BINS).view(len(SIZES), BINS).cpu()

@@ -73,7 +73,7 @@ def _panel(title: str, curves: Mapping[str, np.ndarray], limit: float) -> Panel:
             axes.axhline(limit, color=theme["error"], linewidth=1.2, dashes=(4, 3))
         label_ends(axes, theme, [(float(curve[-1, 1]), name, colours[name]) for name, curve in curves.items()])
 
-    return Panel(title, f"{title}, by step", draw)
+    return Panel(title, f"{title}, by step", draw, tuple(curves))
 
 
 def _curves(

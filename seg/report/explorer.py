@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,8 +13,9 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from seg.errors import RunError
 from seg.report import theme
-from seg.report.pictures import LONG_SIDE
+from seg.report.pictures import data_uri, shrink
 
 COLOURS = 32  # steps of the heat map's scale; the page interpolates between them
 
@@ -81,11 +81,11 @@ def quantised(offset: np.ndarray) -> tuple[str | None, float]:
     """Offsets as base64 of int16, and the unit of these: a power of two, so that nothing rounds again on the way back.
 
     Wrong by half a unit at most, 0.0005 cells for offsets below 32 cells; (None, 1) where all are zero.
-    raises: ValueError for offsets that are not finite
+    raises: RunError for offsets that are not finite
     """
     largest = float(np.abs(offset).max(initial=0))
     if not math.isfinite(largest):
-        raise ValueError("an offset is not finite; has the training diverged?")
+        raise RunError("an offset is not finite: the offsets have exploded; train with a smaller optimizer.offset_lr")
     if largest == 0:
         return None, 1.0
     unit = 2.0 ** math.ceil(math.log2(largest / 32767))
@@ -94,24 +94,10 @@ def quantised(offset: np.ndarray) -> tuple[str | None, float]:
 
 
 def photo(image: np.ndarray) -> str:
-    """A photograph [H, W, 3] as a data URI, its long side cut to what a page needs."""
-    buffer = io.BytesIO()
-    _shrunk(Image.fromarray(image), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=92, subsampling=0)
-    return _uri("jpeg", buffer)
+    """A photograph [H, W, 3] as a data URI."""
+    return data_uri(shrink(Image.fromarray(image), Image.Resampling.LANCZOS), "jpeg", quality=92, subsampling=0)
 
 
 def ids(label: np.ndarray) -> str:
     """Class ids [H, W] as a grey PNG's data URI: the page colours them, and reads them under the pointer."""
-    buffer = io.BytesIO()
-    _shrunk(Image.fromarray(label.astype(np.uint8)), Image.Resampling.NEAREST).save(buffer, "PNG", optimize=True)
-    return _uri("png", buffer)
-
-
-def _shrunk(image: Image.Image, resampling: Image.Resampling) -> Image.Image:
-    scale = min(1.0, LONG_SIDE / max(image.size))
-    width, height = (max(round(side * scale), 1) for side in image.size)
-    return image.resize((width, height), resampling) if scale < 1 else image
-
-
-def _uri(kind: str, buffer: io.BytesIO) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_uri(shrink(Image.fromarray(label.astype(np.uint8)), Image.Resampling.NEAREST), "png", optimize=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from seg.alarms import exploded
 from seg.report.results import SIZES, Run
 from seg.report.statistics import Difference
@@ -33,8 +35,8 @@ def lead(variants: Sequence[Variant]) -> list[str]:
     if ours and theirs:
         sentences.append(f"It has {_value(ours)}; {theirs.label}, the best {_kind(variants)} net, {_value(theirs)}.")
         sentences += _certainty(ours, theirs, difference(ours, theirs))
-    if ours and ours.layers:
-        sentences.append(_growth(ours))
+    if ours:
+        sentences += _growth(ours)
     return sentences
 
 
@@ -87,16 +89,18 @@ def _certainty(ours: Variant, theirs: Variant, found: Difference | None) -> list
     return sentences
 
 
-def _growth(variant: Variant) -> str:
+def _growth(variant: Variant) -> list[str]:
+    """Of the layers that have filters on objects of all three sizes."""
     means = [[variant.dilation(size, layer).mean for size in SIZES[:3]] for layer in variant.layers]
-    known = [row for row in means if None not in row]
-    growing = sum(row[0] < row[1] < row[2] for row in known)  # type: ignore[operator]
-    overall = [variant.dilation(size).mean for size in SIZES[:3]]
-    shown = " / ".join("n=0" if value is None else f"{value:.2f}" for value in overall)
-    return (
+    known = np.array([row for row in means if None not in row], dtype=np.float64)
+    if not len(known):
+        return []
+    growing = (np.diff(known) > 0).all(1).sum()
+    shown = " / ".join(f"{value:.2f}" for value in known.mean(0))
+    return [
         f"The effective dilation of {variant.label} grows from small to medium to large objects in {growing} of "
-        f"{len(variant.layers)} layers; on average {shown} cells."
-    )
+        f"{len(known)} layers; on average {shown} cells."
+    ]
 
 
 def _kind(variants: Sequence[Variant]) -> str:

@@ -12,7 +12,7 @@ from seg.report.figures import Panel, grid, in_lines, label_ends
 from seg.report.results import SIZES, Histogram
 from seg.report.statistics import image_miou
 from seg.report.theme import Theme, layer_role, variant_roles
-from seg.report.variants import Variant, difference
+from seg.report.variants import Variant, difference, shared_layers
 
 _MARKERS = "osD^vPX"
 
@@ -79,7 +79,7 @@ def by_size(variants: Sequence[Variant], table: str, title: str) -> Panel | None
         grid(axes, theme)
         axes.set_xticks(range(3), SIZES[:3])
         axes.set_xlim(-0.15, 2.15)
-        label_ends(axes, theme, [(values[-1], label, colours[label]) for label, values in lines.items()])
+        label_ends(axes, theme, [(_last(values), label, colours[label]) for label, values in lines.items()])
 
     return Panel(
         f"{title} by object size", f"{title} on small, medium and large objects, by variant", draw, tuple(lines)
@@ -93,8 +93,12 @@ def dilation(variant: Variant, variants: Sequence[Variant]) -> Panel:
     """
     means = {layer: [variant.dilation(size, layer).mean for size in SIZES] for layer in variant.layers}
     own = [value for values in means.values() for value in values if value is not None]
-    fixed = {v.label: v.dilation("small").mean or v.dilation("background").mean for v in variants if not v.adapts}
-    levels = {label: level for label, level in fixed.items() if level is not None}
+    fixed = [v for v in variants if not v.adapts]
+    layers = shared_layers([variant, *fixed])
+    known = {
+        v.label: v.mean_dilation("small", layers).mean or v.mean_dilation("background", layers).mean for v in fixed
+    }
+    levels = {label: level for label, level in known.items() if level is not None}
     highest = min((level for level in levels.values() if level >= max(own, default=0)), default=math.inf)
     flat = {label: level for label, level in levels.items() if level <= highest}
     colours = roles(variants)
@@ -107,7 +111,7 @@ def dilation(variant: Variant, variants: Sequence[Variant]) -> Panel:
             role = layer_role(index, len(means))
             _line(axes, range(3), values[:3], theme[role], "o")
             axes.plot([3], [np.nan if values[3] is None else values[3]], "o", color=theme[role], markersize=5)
-            ends.append((values[2], layer, role))
+            ends.append((_last([values[3], *values[:3]]), layer, role))  # the line's end; without a line the dot
         grid(axes, theme)
         axes.set_xticks(range(4), SIZES)
         axes.set_xlim(-0.2, 3.2)
@@ -116,7 +120,10 @@ def dilation(variant: Variant, variants: Sequence[Variant]) -> Panel:
         label_ends(axes, theme, ends)
 
     return Panel(
-        f"Effective dilation, {variant.label}", f"Effective dilation of {variant.label} by object size and layer", draw
+        f"Effective dilation, {variant.label}",
+        f"Effective dilation of {variant.label} by object size and layer",
+        draw,
+        (*means, *flat),
     )
 
 
@@ -221,6 +228,11 @@ def _image_means(variant: Variant) -> dict[str, float] | None:
 def _line(axes: Axes, x: Sequence[int], values: Sequence[float | None], colour: str, marker: str) -> None:
     heights = [np.nan if value is None else value for value in values]
     axes.plot(x, heights, color=colour, marker=marker, markersize=5, linewidth=2, markeredgewidth=0)
+
+
+def _last(values: Sequence[float | None]) -> float | None:
+    """The last value that is known."""
+    return next((value for value in reversed(values) if value is not None), None)
 
 
 def _row_names(variants: Sequence[Variant]) -> tuple[str, ...]:

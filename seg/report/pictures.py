@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -57,7 +58,7 @@ class Photos:
         if name not in self._known:
             image = _open(path).convert("RGB")
             self._known[name] = (len(self.uris), image.size)
-            self.uris.append(_uri(_shrink(image, Image.Resampling.LANCZOS), photo=True))
+            self.uris.append(data_uri(shrink(image, Image.Resampling.LANCZOS), "jpeg", quality=90))
         return self._known[name]
 
 
@@ -174,10 +175,10 @@ def _errors(found: np.ndarray, truth: np.ndarray) -> str:
 
 
 def _classes(ids: np.ndarray, palette: np.ndarray, transparent: int = IGNORED) -> str:
-    image = _shrink(Image.fromarray(ids.astype(np.uint8)), Image.Resampling.NEAREST)
+    image = shrink(Image.fromarray(ids.astype(np.uint8)), Image.Resampling.NEAREST)
     image = image.convert("P") if image.mode != "P" else image
     image.putpalette(palette.astype(np.uint8).ravel().tolist())
-    return _uri(image, transparency=transparent)
+    return data_uri(image, "png", optimize=True, transparency=transparent)
 
 
 def _open(path: Path) -> Image.Image:
@@ -189,18 +190,16 @@ def _open(path: Path) -> Image.Image:
     return image
 
 
-def _shrink(image: Image.Image, resampling: Image.Resampling) -> Image.Image:
+def shrink(image: Image.Image, resampling: Image.Resampling) -> Image.Image:
+    """A picture, its long side cut to what a page needs."""
     scale = LONG_SIDE / max(image.size)
     if scale >= 1:
         return image
     return image.resize((max(round(image.width * scale), 1), max(round(image.height * scale), 1)), resampling)
 
 
-def _uri(image: Image.Image, *, photo: bool = False, transparency: int | None = None) -> str:
+def data_uri(image: Image.Image, kind: str, **options: Any) -> str:
+    """A picture as a data URI, "jpeg" or "png" with Pillow's options for it."""
     buffer = io.BytesIO()
-    if photo:
-        image.save(buffer, "JPEG", quality=90)
-    else:
-        image.save(buffer, "PNG", optimize=True, transparency=transparency)
-    kind = "jpeg" if photo else "png"
+    image.save(buffer, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

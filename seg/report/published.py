@@ -5,8 +5,8 @@ A table stands between two comments, and is written anew from what the first one
     <!-- table: creatures | comparison | creatures_control -->
     <!-- end -->
 
-is the comparison of the sweep creatures_control in creatures.json. Where that file, sweep or study is missing, the page
-says that it was not measured.
+is the comparison of the sweep creatures_control in creatures.json. Where that file, sweep, study or chart is missing,
+or no run of the net is finished, the page says that it was not measured.
 """
 
 from __future__ import annotations
@@ -32,8 +32,12 @@ NOTHING = "Not measured."
 Document = Mapping[str, Any]
 
 
+class _Absent(Exception):
+    """There is no such result yet."""
+
+
 def fill(page: str, folder: Path, charts: str = "results") -> str:
-    """The page with every table made anew from the JSON files in a folder; raises DataError for an unknown table.
+    """The page with every table made anew from the JSON files in a folder; raises DataError for one that can't be.
 
     charts: the folder of the charts, as seen from the page
     """
@@ -55,11 +59,15 @@ def absent(page: str, folder: Path) -> list[str]:
 def charts(page: str) -> set[str]:
     """The names of the charts that a page shows, drawn or not."""
     found = [_words(match[2]) for match in MARKED.finditer(page)]
-    return {arguments[0] for _, kind, *arguments in found if kind == "chart"}
+    return {name for _, kind, arguments in found if kind == "chart" for name in arguments[:1]}
 
 
-def _words(words: str) -> list[str]:
-    return [word.strip() for word in words.split("|")]
+def _words(words: str) -> tuple[str, str, list[str]]:
+    """The file's name, the kind of table and its arguments; raises DataError for a kind that there is none of."""
+    name, *rest = (word.strip() for word in words.split("|"))
+    if not rest or rest[0] not in TABLES:
+        raise DataError(f"table: {words}: there are {', '.join(TABLES)}")
+    return name, rest[0], rest[1:]
 
 
 def _documents(folder: Path) -> Callable[[str], Document | None]:
@@ -74,22 +82,24 @@ def _documents(folder: Path) -> Callable[[str], Document | None]:
 
 
 def _made(words: str, documents: Callable[[str], Document | None], charts: str = "") -> str | None:
-    name, kind, *arguments = _words(words)
-    if kind not in TABLES:
-        raise DataError(f"table: {words}: there are {', '.join(TABLES)}")
+    name, kind, arguments = _words(words)
     document = documents(name)
     if document is None:
         return None
     try:
-        return TABLES[kind](document, *arguments, *([charts] if kind == "chart" else []))
-    except LookupError:
+        return TABLES[kind](document, *arguments, **({"folder": charts} if kind == "chart" else {}))
+    except _Absent:
         return None
+    except DataError as error:
+        raise DataError(f"table: {words}: {error}") from None
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise DataError(f"table: {words}: can't be made of {name}.json ({error!r})") from error
 
 
-def chart(document: Document, name: str, says: str, folder: str) -> str:
+def chart(document: Document, name: str, says: str, *, folder: str) -> str:
     """The chart of that name in a folder, light or dark as the reader's page is."""
     if name not in document["charts"]:
-        raise LookupError(name)
+        raise _Absent
     path = name if folder == "." else f"{folder}/{name}"
     dark = f'<source media="(prefers-color-scheme: dark)" srcset="{path}-dark.png">'
     return f'<picture>\n  {dark}\n  <img src="{path}.png" alt="{says}">\n</picture>'
@@ -97,7 +107,7 @@ def chart(document: Document, name: str, says: str, folder: str) -> str:
 
 def comparison(document: Document, sweep: str) -> str:
     """mIoU over seeds, the difference to the baseline with its interval, accuracy by size, and the parameters."""
-    found = document["sweeps"][sweep]
+    found = _sweep(document, sweep)
     columns = [("", "seeds"), ("", "mIoU"), ("", f"vs {found['baseline']}"), ("", "95 % interval")]
     columns += [("accuracy", size) for size in SIZES] + [("", "parameters")]
     rows = []
@@ -113,7 +123,7 @@ def comparison(document: Document, sweep: str) -> str:
 
 def iou(document: Document, sweep: str) -> str:
     """IoU of every class over seeds: a row for each class, a column for each net."""
-    nets = _counted(document["sweeps"][sweep])
+    nets = _counted(_sweep(document, sweep))
     kinds = unique(kind for net in nets for kind in net["iou"])
     rows = [(kind, best_of([_mean(net["iou"].get(kind)) for net in nets])) for kind in kinds]
     return as_markdown(Table(sweep, tuple(("", net["variant"]) for net in nets), tuple(rows), corner="class"))
@@ -121,7 +131,7 @@ def iou(document: Document, sweep: str) -> str:
 
 def iou_by_size(document: Document, sweep: str) -> str:
     """Mean IoU of the classes over the pixels of small, medium and large objects, and of the background."""
-    nets = _counted(document["sweeps"][sweep])
+    nets = _counted(_sweep(document, sweep))
     rows = [(net["variant"], tuple(_mean(net["iou_by_size"].get(size)) for size in SIZES)) for net in nets]
     found = Table(sweep, tuple(("IoU", size) for size in SIZES), tuple(rows))
     return as_markdown(mark_best(found, range(len(SIZES))))
@@ -136,7 +146,7 @@ def budgets(document: Document, *sweeps: str) -> str:
     counts = Counter(label for _, nets in found for label in nets)
     labels = [label for label, count in counts.items() if count > 1]
     if not labels:
-        raise LookupError("no net has two budgets")
+        raise _Absent
     rows = [(budget, tuple(nets.get(label, Cell(MISSING)) for label in labels)) for budget, nets in found]
     return as_markdown(Table("budgets", tuple(("mIoU", label) for label in labels), tuple(rows), corner="budget"))
 
@@ -144,11 +154,11 @@ def budgets(document: Document, *sweeps: str) -> str:
 def losses(document: Document, sweep: str) -> str:
     """The mean training loss in each tenth of the steps, over seeds: has it flattened?"""
     found: dict[str, list[list[float]]] = {}
-    for run in document["sweeps"][sweep]["runs"]:
+    for run in _sweep(document, sweep)["runs"]:
         if "loss_by_tenth" in run:
             found.setdefault(run["variant"], []).append(run["loss_by_tenth"])
     if not found:
-        raise LookupError(f"no run of {sweep} has the loss of its training")
+        raise _Absent
     means = {label: [sum(tenth) / len(tenth) for tenth in zip(*runs, strict=True)] for label, runs in found.items()}
     labels = sorted(means, key=lambda label: (not is_fixed(label), natural(label)))
     rows = [(label, tuple(Cell(f"{mean:.3f}") for mean in means[label])) for label in labels]
@@ -158,10 +168,12 @@ def losses(document: Document, sweep: str) -> str:
 
 def dilation(document: Document, sweep: str, variant: str) -> str:
     """Effective dilation of a variant: a row for each layer, a column for each size, mean ± standard deviation."""
-    found = {one["variant"]: one for one in document["sweeps"][sweep]["variants"]}[variant]
-    cells = {(row["layer"], row["size"]): row for row in found["effective_dilation"]}
+    nets = {net["variant"]: net for net in _sweep(document, sweep)["variants"]}
+    if variant not in nets:
+        raise DataError(f"{sweep} has no net {variant}; it has {'; '.join(nets)}")
+    cells = {(row["layer"], row["size"]): row for row in nets[variant]["effective_dilation"]}
     if not cells:
-        raise LookupError(f"{variant} in {sweep} has no finished run")
+        raise _Absent
     rows = []
     for layer in dict.fromkeys(layer for layer, _ in cells):
         means = [cells[layer, size] for size in SIZES]
@@ -173,11 +185,13 @@ def dilation(document: Document, sweep: str, variant: str) -> str:
 def correlations(document: Document, of: str) -> str:
     """Rank correlation of effective dilation with length or size, with its interval, for each run studied on `of`."""
     studies = [study for study in _studies(document, "objects", of) if study["correlation"]["all layers"]["rho"]]
-    layers = list(studies[0]["correlation"])
+    if not studies:
+        raise _Absent
+    layers = unique(layer for study in studies for layer in study["correlation"])
     rows = []
     for study in studies:
         cells = [Cell(str(study["correlation"]["all layers"]["objects"]))]
-        cells += [Cell(_interval(found, "rho")) for found in study["correlation"].values()]
+        cells += [Cell(_interval(study["correlation"].get(layer), "rho")) for layer in layers]
         rows.append((f"{study['variant']}, seed {study['seed']}", tuple(cells)))
     columns = [("", "objects"), *(("", layer) for layer in layers)]
     return as_markdown(Table(of, tuple(columns), tuple(rows), corner="net"))
@@ -190,7 +204,7 @@ def lengths(document: Document, of: str) -> str:
     for study in studies:
         cells = [Cell(_interval(one, "accuracy"), one["accuracy"]) for one in study["bins"]]
         rows.append((f"{study['variant']}, seed {study['seed']}", tuple(cells)))
-    columns = [("", name) for name in _bins(studies[0])]
+    columns = [("", name) for name in _bins(studies)]
     return as_markdown(Table(of, tuple(columns), tuple(rows), corner=f"{studies[0]['by']} (objects)"))
 
 
@@ -203,7 +217,7 @@ def reach(document: Document, of: str) -> str:
         cells += [with_interval(one, "reach", digits=0) or MISSING for one in study["bins"]]
         cells.append(_interval(study["correlation"]["reach"], "rho"))
         rows.append((f"{study['variant']}, seed {study['seed']}", tuple(map(Cell, cells))))
-    columns = [("", name) for name in ("receptive field", *_bins(studies[0]), "rank correlation")]
+    columns = [("", name) for name in ("receptive field", *_bins(studies), "rank correlation")]
     return as_markdown(Table(of, tuple(columns), tuple(rows), corner=f"{studies[0]['by']} (objects)"))
 
 
@@ -224,7 +238,7 @@ def classes(document: Document, of: str) -> str:
 def object_classes(document: Document, of: str) -> str:
     """Of each class: objects, mean size, accuracy, effective dilation by layer, and its own rank correlation."""
     study = _adaptive(document, "objects", of)
-    layers = list(study["classes"][0]["dilation"])
+    layers = unique(layer for one in study["classes"] for layer in one["dilation"])
     rows = []
     for one in sorted(study["classes"], key=lambda one: one[study["by"]]):
         cells = [str(one["objects"]), f"{one[study['by']]:.0f}", _two(one["accuracy"])]
@@ -315,27 +329,46 @@ TABLES: Mapping[str, Callable[..., str]] = {
 }
 
 
+def _sweep(document: Document, name: str) -> Mapping[str, Any]:
+    """A sweep by its name; _Absent where there is none."""
+    if name not in document["sweeps"]:
+        raise _Absent
+    return document["sweeps"][name]
+
+
 def _counted(sweep: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The nets of a sweep that have a number."""
     return [net for net in sweep["variants"] if net["miou"]["n"]]
 
 
 def _studies(document: Document, kind: str, of: str) -> list[Document]:
-    """The studies of a kind in folders called `of`; LookupError where there is none."""
+    """The studies of a kind in folders called `of`; _Absent where there is none."""
     found = [study for study in document["studies"] if study["study"] == kind and study["of"] == of]
     if not found:
-        raise LookupError(f"no study {kind} of {of}")
+        raise _Absent
     return sorted(found, key=lambda study: not is_fixed(study["variant"]))
 
 
-def _bins(study: Document) -> list[str]:
-    """The names of a study's bins, with how many objects are in each."""
-    return [f"{one['from']:.0f} to {one['to']:.0f} px ({one['objects']})" for one in study["bins"]]
+def _bins(studies: Sequence[Document]) -> list[str]:
+    """The names of the studies' bins, with how many objects of the first are in each; raises DataError where the bins
+    differ."""
+    first, *others = studies
+    for study in others:
+        if _edges(study) != _edges(first):
+            nets = " and ".join(f"{one['variant']}, seed {one['seed']}" for one in (first, study))
+            raise DataError(f"the bins of {nets} differ; study both with the same by= and bins=")
+    return [f"{one['from']:.0f} to {one['to']:.0f} px ({one['objects']})" for one in first["bins"]]
+
+
+def _edges(study: Document) -> tuple[str, list[tuple[float, float]]]:
+    return study["by"], [(one["from"], one["to"]) for one in study["bins"]]
 
 
 def _adaptive(document: Document, kind: str, of: str) -> Document:
-    """The first of the studies that is of no dilated net; LookupError where there is none."""
+    """The first of the studies that is of no dilated net; _Absent where there is none."""
     found = [study for study in _studies(document, kind, of) if not is_fixed(study["variant"])]
+    if not found:
+        raise _Absent
     return found[0]
 
 
@@ -353,8 +386,8 @@ def _difference(found: Mapping[str, Any] | None) -> list[Cell]:
     return [Cell(f"{found['mean']:+.3f}".replace("-", "−")), Cell(interval.replace("-", "−"))]
 
 
-def _interval(found: Mapping[str, Any], key: str) -> str:
-    return with_interval(found, key) or MISSING
+def _interval(found: Mapping[str, Any] | None, key: str) -> str:
+    return (found and with_interval(found, key)) or MISSING
 
 
 def _two(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ PASSED_OVER = (
     "seed", "runtime", "download", "data.on_bad_sample", "data.evaluate_batch_size",
     "model", "trunk.conv", "schedule.iterations",
 )  # fmt: skip
+_CHECKPOINT = re.compile(r"/checkpoints/step_\d+\.pt$")  # every run has one of that name
 
 
 def tell_apart(runs: Sequence[Run]) -> list[Run]:
@@ -56,7 +58,10 @@ def _counts(key: str, result: Result) -> bool:
 
 
 def _said(key: str, value: Any) -> str:
-    """A setting as a command would have it; of a folder or a module its last name."""
+    """A setting as a command would have it; of a folder or a module its last name, of a checkpoint its run's too."""
     if key.endswith("._target_"):
         return f"{key.removesuffix('._target_')}={str(value).rpartition('.')[2]}"
-    return f"{key}={value.rpartition('/')[2] if isinstance(value, str) else value}"
+    if not isinstance(value, str):
+        return f"{key}={value}"
+    parts = 3 if _CHECKPOINT.search(value) else 1
+    return f"{key}={'/'.join(value.split('/')[-parts:])}"

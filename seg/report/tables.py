@@ -8,19 +8,23 @@ from seg.report import paper
 from seg.report.results import SIZES, Run
 from seg.report.statistics import Difference, Mean
 from seg.report.table import Cell, Table, as_text, best_of, mark_best
-from seg.report.variants import Variant, difference, find_baseline, gather, unique
+from seg.report.variants import Variant, difference, find_baseline, gather, shared_layers, unique
 
 MISSING = "–"
 
 
 def comparison(variants: Sequence[Variant], baseline: Variant) -> Table:
     """mIoU beside IoU and effective dilation by object size, and what they cost."""
-    compared = _against(baseline)
-    columns = [("", "seeds"), ("", "mIoU"), ("", compared)]
+    layers = shared_layers(variants)
+    heading = "effective dilation (cells)"
+    if any(v.layers and v.layers != layers for v in variants):
+        shared = f"{len(layers)} shared layers" if len(layers) > 3 else ", ".join(layers)
+        heading += f" in {shared or 'no shared layer'}"
+    columns = [("", "seeds"), ("", "mIoU"), ("", _against(baseline))]
     columns += [("IoU by object size", size) for size in SIZES[:3]]
-    columns += [("effective dilation (cells)", size) for size in SIZES]
+    columns += [(heading, size) for size in SIZES]
     columns += [("", "parameters"), ("", "train s")]
-    rows = [(v.label, tuple(_comparison_cells(v, baseline))) for v in variants]
+    rows = [(v.label, tuple(_comparison_cells(v, baseline, layers))) for v in variants]
     return mark_best(Table("Comparison", tuple(columns), tuple(rows)), [1, 3, 4, 5])
 
 
@@ -137,18 +141,19 @@ def state_line(run: Run) -> str:
     return run.state + (f" ({run.error})" if run.error else "")
 
 
-def _comparison_cells(variant: Variant, baseline: Variant) -> list[Cell]:
+def _comparison_cells(variant: Variant, baseline: Variant, layers: Sequence[str]) -> list[Cell]:
     sizes = [_cell(variant.entry("iou_by_size", s).mean, _three) for s in SIZES[:3]]
     cells = [runs_cell(variant), _fraction(variant.miou)]
     cells += _difference_cells(difference(variant, baseline), is_baseline=variant is baseline)[:1]
-    cells += [*sizes, *(_dilation_mean(variant, size) for size in SIZES)]
+    cells += [*sizes, *(_dilation_mean(variant, size, layers) for size in SIZES)]
     return [*cells, cost_cells(variant)[0], _cell(variant.over_seeds(lambda r: r.train_seconds).mean, "{:.0f}".format)]
 
 
-def _dilation_mean(variant: Variant, size: str) -> Cell:
-    if not variant.layers:
+def _dilation_mean(variant: Variant, size: str, layers: Sequence[str]) -> Cell:
+    found = variant.mean_dilation(size, layers)
+    if not layers or not variant.layers or (found.mean is None and found.n):  # n filters, but none in one of the layers
         return Cell(MISSING)
-    return dilation_cell(variant.dilation(size))
+    return dilation_cell(found)
 
 
 def _difference_cells(found: Difference | None, *, is_baseline: bool) -> list[Cell]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from seg.errors import ConfigError
-from seg.report.results import Dilation, Images, Result, Run
+from seg.report.results import Images, Result, Run
 from seg.report.statistics import Difference, Mean, mean_std, paired_bootstrap, pool
 
 
@@ -47,16 +47,16 @@ class Variant:
         """One number of a table of the results, such as "iou" and a class, over seeds."""
         return self.over_seeds(lambda result: getattr(result, table).get(key))
 
-    def dilation(self, size: str, layer: str | None = None) -> Mean:
-        """Effective dilation on objects of a size, pooled over seeds; of all layers alike without a layer."""
-        if layer is None:
-            means = [self.dilation(size, name) for name in self.layers]
-            return Mean(mean_std(m.mean for m in means).mean, None, sum(m.n for m in means))
-        return pool(self._rows(size, layer))
-
-    def _rows(self, size: str, layer: str) -> Iterable[Dilation]:
+    def dilation(self, size: str, layer: str) -> Mean:
+        """Effective dilation of a layer on objects of a size, pooled over seeds."""
         rows = (row for result in self.results for row in result.effective_dilation)
-        return (row for row in rows if row.layer == layer and row.size == size)
+        return pool(row for row in rows if row.layer == layer and row.size == size)
+
+    def mean_dilation(self, size: str, layers: Sequence[str]) -> Mean:
+        """Effective dilation on objects of a size, of the layers alike; no mean where one of them has none."""
+        found = [self.dilation(size, layer) for layer in layers]
+        known = all(one.mean is not None for one in found)
+        return Mean(mean_std(one.mean for one in found).mean if known else None, None, sum(one.n for one in found))
 
 
 def gather(runs: Sequence[Run]) -> list[Variant]:
@@ -64,6 +64,12 @@ def gather(runs: Sequence[Run]) -> list[Variant]:
     labels = unique(run.variant for run in runs)
     variants = [Variant(label, tuple(run for run in runs if run.variant == label)) for label in labels]
     return sorted(variants, key=lambda v: (not v.results, v.adapts, natural(v.label)))
+
+
+def shared_layers(variants: Sequence[Variant]) -> list[str]:
+    """The layers that all variants have which have any: means over other layers can't be compared."""
+    found = [variant.layers for variant in variants if variant.layers]
+    return [layer for layer in found[0] if all(layer in layers for layers in found)] if found else []
 
 
 def find_baseline(variants: Sequence[Variant], label: str | None = None) -> Variant:

@@ -3,6 +3,7 @@
 import gc
 import math
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from seg.analysis import DilationBySize, Recorded, effective_dilation, record_offsets
 from seg.data.object_size import object_size
+from seg.errors import RunError
 from seg.models import Cells, DeepLab, Deform, tiny
 from seg.ops import sampling_positions
 
@@ -133,6 +135,17 @@ def test_dilations_beyond_the_last_bin_are_counted_in_it() -> None:
     layer = Recorded(random(1, 18, 2, 2, scale=1e4), (3, 3), (1, 1), (1, 1), (1, 1), Cells(16))
     found.add({"a": layer}, torch.zeros(1, 32, 32), (32, 32))
     assert found.histograms()[3]["counts"][-1] == 4
+
+
+def test_a_dilation_of_any_length_is_counted_and_one_that_is_not_finite_names_its_layer() -> None:
+    found = DilationBySize()
+    layer = Recorded(random(1, 18, 2, 2, scale=1e25), (3, 3), (1, 1), (1, 1), (1, 1), Cells(16))
+    found.add({"a": layer}, torch.zeros(1, 32, 32), (32, 32))
+    assert found.histograms()[3]["counts"][-1] == 4
+    for value in (math.nan, math.inf):
+        broken = replace(layer, offset=torch.full((1, 18, 2, 2), value))
+        with pytest.raises(RunError, match=r"of b is not finite.*smaller optimizer\.offset_lr"):
+            found.add({"b": broken}, torch.zeros(1, 32, 32), (32, 32))
 
 
 def test_a_size_that_never_occurs_has_no_mean() -> None:

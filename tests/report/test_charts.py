@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from seg.report import panels, published
-from seg.report.curves import curve_of, training
+from seg.report.curves import curve_of, offset_panels, training
 from seg.report.figures import as_svg, in_lines, spread
 from seg.report.reading import read_runs
 from seg.report.studies import by_length, classes
@@ -118,6 +118,42 @@ def test_far_dilations_do_not_press_the_layers_of_a_net_together(
     variants = gather(read_runs(folder.parent))
     text = as_svg(panels.dilation(variants[-1], variants), "dilation")
     assert [fixed for fixed in (2, 4, 6, 8) if f"dilated {fixed}" in text] == list(shown)
+
+
+def test_lines_are_labelled_where_there_are_no_large_objects(write_run: Write) -> None:
+    found = dilation_rows({"small": 1.5, "medium": 3.0}) + dilation_rows({"large": 0.0}, count=0)
+    found.append({"layer": "layer4.2.conv2", "size": "background", "mean": 2.0, "std": 0.5, "count": 7})
+    sizes = {"small": 0.5, "medium": 0.75}
+    folder = write_run("a", result("deformable", effective_dilation=found, accuracy_by_size=sizes))
+    variants = gather(read_runs(folder.parent))
+    for panel, names in (
+        (panels.by_size(variants, "accuracy_by_size", "Accuracy"), ["deformable"]),
+        (panels.dilation(variants[0], variants), [f"layer4.{k}.conv2" for k in range(3)]),
+    ):
+        panel.draw(axes := Figure().subplots(), LIGHT)
+        assert [text.get_text() for text in axes.texts] == names
+
+
+def test_a_fixed_net_is_drawn_at_the_mean_of_the_layers_that_it_shares(write_run: Write) -> None:
+    for name, layers in (("dilated 4", {"a": 2.0, "b": 4.0, "c": 8.0}), ("deformable", {"b": 7.0, "c": 6.0})):
+        found = [{"layer": k, "size": "small", "mean": mean, "std": 0.5, "count": 5} for k, mean in layers.items()]
+        folder = write_run(name, result(name, effective_dilation=found))
+    fixed, adapts = gather(read_runs(folder.parent))
+    panels.dilation(adapts, [fixed, adapts]).draw(axes := Figure().subplots(), LIGHT)
+    assert axes.lines[0].get_ydata() == [6, 6]
+
+
+@pytest.mark.parametrize("kind", ["sizes", "steps"])
+def test_thirty_layers_have_room_for_their_names(write_run: Write, kind: str) -> None:
+    layers = [f"layer3.{k}.conv2" for k in range(30)]
+    rows = [{"layer": layer, "size": "small", "mean": 2.0, "std": 0.5, "count": 9} for layer in layers]
+    folder = write_run("a", result("deformable", effective_dilation=rows))
+    records = [{"step": step, "offset": {layer: {"mean": 0.1, "max": 1.0} for layer in layers}} for step in (1, 2)]
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
+    (net,) = gather(read_runs(folder.parent))
+    panel = panels.dilation(net, [net]) if kind == "sizes" else offset_panels(net)[0]
+    assert panel.height >= 0.22 * len(layers)
+    assert all(layer in as_svg(panel, "x") for layer in layers)
 
 
 def test_a_bin_from_zero_has_its_place_on_a_logarithmic_axis() -> None:

@@ -16,12 +16,12 @@ from PIL import Image
 from seg.errors import ConfigError, DataError
 from seg.report import html, panels, write_report
 from seg.report.figures import as_svg
-from seg.report.headline import headline, notes
+from seg.report.headline import headline, lead, notes
 from seg.report.pictures import Photos, best_and_worst
 from seg.report.reading import read_runs
 from seg.report.theme import DARK, LIGHT
 from seg.report.variants import find_baseline, gather
-from tests.report.conftest import add_pictures, per_image, result
+from tests.report.conftest import add_pictures, dilation_rows, per_image, result
 
 Write = Callable[..., Path]
 EVIL = "<script>alert(1)</script>"
@@ -285,6 +285,24 @@ def test_headline_says_which_way_it_went(write_run: Write, fixed: float, adaptiv
     folder = write_run("a", result("dilated 2", miou=fixed)).parent
     write_run("b", result("deformable 3 layers", miou=adaptive))
     assert headline(gather(read_runs(folder))) == sentence
+
+
+@pytest.mark.parametrize(
+    ("large", "sentence"),
+    [
+        ((4.5, 2.5), "small to medium to large objects in 1 of 2 layers; on average 1.50 / 3.00 / 3.50 cells."),
+        ((4.5, None), "small to medium to large objects in 1 of 1 layers; on average 1.50 / 3.00 / 4.50 cells."),
+        ((None, None), None),
+    ],
+)
+def test_growth_with_size_is_told_of_the_layers_that_have_all_sizes(
+    write_run: Write, large: tuple[float | None, ...], sentence: str | None
+) -> None:
+    found = dilation_rows({"small": 1.5, "medium": 3.0})
+    found += [{**found[2 * k], "size": "large", "mean": mean} for k, mean in enumerate(large) if mean is not None]
+    folder = write_run("a", result("deformable 3 layers", effective_dilation=found)).parent
+    told = [one for one in lead(gather(read_runs(folder))) if "effective dilation" in one]
+    assert told == ([f"The effective dilation of deformable 3 layers grows from {sentence}"] if sentence else [])
 
 
 def test_runs_of_unequal_budget_are_pointed_out(write_run: Write) -> None:

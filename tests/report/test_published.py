@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -12,7 +13,7 @@ from omegaconf import OmegaConf
 from seg.errors import DataError
 from seg.report.evidence import evidence, read_sweeps
 from seg.report.keeping import keep, write
-from seg.report.published import MARKED, absent, fill
+from seg.report.published import MARKED, absent, charts, fill
 from tests.report.conftest import per_image, result
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,7 +219,7 @@ def test_lists_of_numbers_take_one_line_and_are_the_same_document(tmp_path: Path
     [
         "nothing | comparison | creatures",
         "creatures | comparison | others",
-        "creatures | dilation | creatures | dilated 3",
+        "creatures | correlations | study",
         "creatures | movement | study",
     ],
 )
@@ -232,6 +233,71 @@ def test_what_there_are_no_results_for_is_said_to_be_missing(kept: Path, words: 
 def test_a_table_of_no_kind_is_refused_with_the_kinds(kept: Path) -> None:
     with pytest.raises(DataError, match="colours: there are .*comparison"):
         table(kept, "creatures | colours")
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("creatures", "there are .*comparison"),
+        ("creatures | comparison", "missing .*'sweep'"),
+        ("creatures | chart", "missing .*'name'"),
+        ("creatures | dilation | creatures | dilated 3", "no net dilated 3; it has dilated 2; dilated 4; deformable"),
+        ("broken | comparison | broken", r"broken\.json \(KeyError\('baseline'\)\)"),
+        ("broken | dilation | broken | a", r"broken\.json \(KeyError\(\('x', 'medium'\)\)\)"),
+    ],
+)
+def test_a_table_that_can_not_be_made_is_refused_and_not_said_to_be_missing(kept: Path, words: str, said: str) -> None:
+    rows = [{"layer": "x", "size": "small", "mean": 1.5, "std": 0.5}]
+    broken = {"sweeps": {"broken": {"variants": [{"variant": "a", "effective_dilation": rows}]}}}
+    (kept / "broken.json").write_text(json.dumps(broken))
+    with pytest.raises(DataError, match=re.escape(f"table: {words}: ") + f".*{said}"):
+        table(kept, words)
+
+
+def test_a_page_with_a_chart_without_a_name_tells_of_the_others() -> None:
+    page = "".join(
+        f"<!-- table: streets | {words} -->\n<!-- end -->\n" for words in ("chart", "chart | a | A", "iou | b")
+    )
+    assert charts(page) == {"a"}
+
+
+def test_columns_are_those_of_all_studies_and_cells_are_read_by_their_names(kept: Path) -> None:
+    def study(label: str, correlations: dict[str, float]) -> dict[str, Any]:
+        found = {layer: {"rho": rho, "low": None, "high": None, "objects": 9} for layer, rho in correlations.items()}
+        return {"study": "objects", "of": "study", "variant": label, "seed": 0, "correlation": found}
+
+    nets = {"a": {"all layers": 0.5, "x": 0.25, "y": 0.75}, "b": {"all layers": 0.6, "y": 0.1, "z": 0.2}}
+    studies = [study(label, correlations) for label, correlations in nets.items()]
+    (kept / "streets.json").write_text(json.dumps({"studies": studies}))
+    head, _, *rows = table(kept, "streets | correlations | study")
+    assert head == ["net", "objects", "all layers", "x", "y", "z"]
+    assert rows == [["a, seed 0", "9", "0.50", "0.25", "0.75", "–"], ["b, seed 0", "9", "0.60", "–", "0.10", "0.20"]]
+
+
+@pytest.mark.parametrize("kind", ["lengths", "reach"])
+@pytest.mark.parametrize("change", [{"by": "seen"}, {"edge": 21}])
+def test_studies_of_other_bins_do_not_share_a_table(kept: Path, kind: str, change: dict[str, Any]) -> None:
+    def study(label: str, by: str = "size", edge: float = 20) -> dict[str, Any]:
+        found = {"objects": 3, "accuracy": 0.5, "reach": 10.0, "low": None, "high": None}
+        bins = [{"from": 8, "to": edge, **found}, {"from": edge, "to": 40, **found}]
+        return {
+            "study": kind.replace("lengths", "objects"), "of": "study", "variant": label, "seed": 1, "by": by,
+            "bins": bins, "receptive_field": 115, "correlation": {"reach": {"rho": None}},
+        }  # fmt: skip
+
+    path = kept / "streets.json"
+    path.write_text(json.dumps({"studies": [study("a"), study("b")]}))
+    assert len(table(kept, f"streets | {kind} | study")) == 4
+    path.write_text(json.dumps({"studies": [study("a"), study("b"), study("c", **change)]}))
+    with pytest.raises(DataError, match="the bins of a, seed 1 and c, seed 1 differ"):
+        table(kept, f"streets | {kind} | study")
+
+
+def test_a_study_without_objects_has_no_classes(kept: Path) -> None:
+    study = {"study": "objects", "of": "study", "variant": "a", "seed": 0, "by": "size", "classes": []}
+    (kept / "streets.json").write_text(json.dumps({"studies": [study]}))
+    head, _ = table(kept, "streets | object_classes | study")
+    assert head == ["class", "objects", "size, px", "accuracy", "rank correlation within"]
 
 
 def test_a_folder_without_such_sweeps_has_none(tmp_path: Path) -> None:
@@ -289,8 +355,8 @@ def test_the_loss_of_a_training_is_kept_by_tenths(write_run: Callable[..., Path]
 def test_the_published_tables_are_those_of_the_kept_results(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert len(MARKED.findall(text)) >= 10
-    charts = os.path.relpath(ROOT / "docs" / "results", page.parent)
-    assert fill(text, ROOT / "benchmarks" / "results", charts) == text, "run python scripts/evidence.py"
+    beside = os.path.relpath(ROOT / "docs" / "results", page.parent)
+    assert fill(text, ROOT / "benchmarks" / "results", beside) == text, "run python scripts/evidence.py"
 
 
 @pytest.mark.parametrize("name", ["creatures", "car_parts", "camvid", "msrc21"])

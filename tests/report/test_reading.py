@@ -159,6 +159,16 @@ def test_runs_of_one_label_and_other_settings_are_told_apart(write_run: Write) -
     ]
 
 
+def test_checkpoints_of_two_runs_make_two_nets_and_one_on_two_machines_makes_one(write_run: Write) -> None:
+    for name, start in (("a", "here/wide"), ("b", "there/wide"), ("c", "here/narrow")):
+        weights = f"{start}/checkpoints/step_00001000.pt"
+        folder = write_run(name, result("deformable", config={"weights": weights}))
+    assert [run.variant for run in read_runs(folder.parent)] == [
+        *["deformable, weights=wide/checkpoints/step_00001000.pt"] * 2,
+        "deformable, weights=narrow/checkpoints/step_00001000.pt",
+    ]
+
+
 def test_results_that_were_measured_differently_are_told_apart(write_run: Write) -> None:
     protocol = (
         "set val, 4 images: one matrix, {}, computed in {}, 255 ignored; object size is that of a box, cut at {} px"

@@ -126,6 +126,38 @@ def test_fault_68_size_without_objects_reads_n_0(write_run: Write) -> None:
     )
 
 
+def test_nets_of_other_layers_are_compared_over_those_that_all_have(write_run: Write) -> None:
+    def dilated(layers: dict[str, float]) -> list[dict]:
+        found = {
+            layer: dilation_rows(dict.fromkeys(("small", "medium", "large"), mean)) for layer, mean in layers.items()
+        }
+        return [{**rows[size], "layer": layer} for layer, rows in found.items() for size in range(3)]
+
+    nets = {"dilated 4": {"b": 4.0, "c": 2.0}, "deformable 3 layers": {"a": 9.0, "b": 3.0, "c": 5.0}, "gone": {}}
+    for name, layers in nets.items():
+        folder = write_run(name, result(name, effective_dilation=dilated(layers))).parent
+    variants = gather(read_runs(folder))
+    table = tables.comparison(variants, variants[0])
+    texts = {label: cells["effective dilation (cells) in b, c small"].text for label, cells in rows(table).items()}
+    assert texts == {"dilated 4": "3.00", "deformable 3 layers": "4.00", "gone": "–"}
+    other = write_run("z", result("modulated", effective_dilation=dilated({"z": 1.0}))).parent
+    variants = gather(read_runs(other))
+    found = rows(tables.comparison(variants, variants[0]))
+    assert {cells["effective dilation (cells) in no shared layer small"].text for cells in found.values()} == {"–"}
+
+
+def test_sizes_are_compared_over_the_same_layers(write_run: Write) -> None:
+    """Else large objects, on which the first layer has no filter, would seem to have the larger dilation."""
+    measured = [
+        {"layer": layer, "size": size, "mean": mean, "std": 0.5, "count": 9}
+        for layer, size, mean in (("a", "small", 1.0), ("b", "small", 5.0), ("b", "large", 4.0))
+    ]
+    folder = write_run("a", result("deformable", effective_dilation=measured)).parent
+    variants = gather(read_runs(folder))
+    found = rows(tables.comparison(variants, variants[0]))["deformable"]
+    assert [found[f"effective dilation (cells) {size}"].text for size in ("small", "large")] == ["3.00", "–"]
+
+
 def test_dilation_table_has_the_papers_layout_and_pools_seeds(runs: list[Run]) -> None:
     table = tables.dilation(only(gather(runs), "deformable 3 layers"))
     assert [name for _, name in table.columns] == ["small", "medium", "large", "background"]
