@@ -1,6 +1,7 @@
 """Files that other programs run: ONNX, and torch.export's .pt2; each checked against the net that it was made from."""
 
 import json
+import logging
 import re
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -62,6 +63,8 @@ def difference(model: nn.Module, run: Run, image: Tensor) -> float:
 
 def traced(model: nn.Module, image: Tensor) -> torch.export.ExportedProgram:
     """The net as one graph for any batch and size; deformable convolution stays one operator in it."""
+    # of the guards of pooling with ceil_mode=true, each with a traceback; what is exported is compared with the net
+    logging.getLogger("torch.fx.experimental.symbolic_shapes").setLevel(logging.CRITICAL)
     sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     with torch.no_grad():
         return torch.export.export(model, (image,), dynamic_shapes=({**sizes},), strict=False)
