@@ -4,12 +4,13 @@
 
 static_assert(kSteps <= kTile, "a plan must hold the pixels of a block of steps");
 
-// The output's gradient with pixels as steps: [image][block of kSteps pixels][group][outputs, padded][kStride words].
+// The output's gradient with pixels as steps: [image][block of kSteps pixels][group][outputs][kStride words].
+// The rows past a group's end that a tile reads, and ignores, are the next group's; only the last one needs padding.
 struct GradBlocks {
   int64_t per_image, groups, rows;
 
   explicit GradBlocks(const Conv& conv)
-      : per_image(divide_up(conv.pixels(), kSteps)), groups(conv.groups), rows(padded_rows(conv.group_outputs())) {}
+      : per_image(divide_up(conv.pixels(), kSteps)), groups(conv.groups), rows(conv.group_outputs()) {}
 
   int64_t at(int64_t image, int64_t block, int64_t group) const {
     return ((image * per_image + block) * groups + group) * rows * kStride;
@@ -20,7 +21,9 @@ inline int64_t transpose_grad_tasks(const Conv& conv) { return conv.batch * Grad
 
 template <typename Product>
 size_t grad_transposed_bytes(const Conv& conv) {
-  return static_cast<size_t>(GradBlocks(conv).at(conv.batch, 0, 0)) * sizeof(typename Product::Word);
+  const GradBlocks blocks(conv);
+  const int64_t padding = (padded_rows(blocks.rows) - blocks.rows) * kStride;
+  return static_cast<size_t>(blocks.at(conv.batch, 0, 0) + padding) * sizeof(typename Product::Word);
 }
 
 template <typename T, typename Product>
@@ -71,7 +74,7 @@ class BackwardWeightBlock {
     plan_ = arena.take<Plan<S>>(1);
     zeros_ = arena.take<T>(kWideBlock);
     samples_ = arena.take<Word>(kSteps * kWideBlock);
-    sums_ = arena.take<S>(blocks_.rows * kWideBlock);
+    sums_ = arena.take<S>(padded_rows(blocks_.rows) * kWideBlock);
     used_ = arena.used();
   }
 

@@ -11,6 +11,14 @@ struct Needs {
   bool position() const { return offset || mask; }
 };
 
+// What `data` gives; what is not needed is not there.
+struct Data {
+  Tensor input, offset, mask;
+};
+
+// Memory that a wave of blocks may always take.
+constexpr int64_t kWaveBytes = 64 << 20;
+
 // Channels that share a weight group and an offset group, in blocks of at most `width`. The width depends on shapes
 // alone, and so does the order of summation: the result has the same bits for any number of threads.
 std::vector<Block> make_blocks(const Conv& conv) {
@@ -37,8 +45,7 @@ class Pass {
         input_(to_channels_last(input)),
         grad_(to_dense(grad)) {
     args_.conv = conv;
-    args_.blocks = blocks_.data();
-    args_.block_count = static_cast<int64_t>(blocks_.size());
+    take(0, static_cast<int64_t>(blocks_.size()));
     args_.input = input_.const_data_ptr();
     args_.offset = field_of(offset);
     args_.mask = field_of(mask);
@@ -46,23 +53,38 @@ class Pass {
     args_.grad_layout = layout_of(grad_);
   }
 
-  // Gradient of the input, in the computing type, and what `positions` sums up.
-  Tensor data(const Tensor& weight, bool need_input, bool need_position) {
+  // Gradients of the input, the offset and the mask in the computing type, those that are needed. The blocks' shares of
+  // the latter two are added up in waves: together they would take many times the input where blocks are narrow.
+  template <typename S>
+  Data data(const Tensor& weight, const Needs& needs) {
     const Conv& conv = args_.conv;
-    Tensor grad_input;
-    if (need_input) {
-      grad_input = zeros_like(input_, {conv.batch, conv.height, conv.width, conv.channels}, sum_type());
-      args_.grad_input = grad_input.mutable_data_ptr();
+    const int64_t count = static_cast<int64_t>(blocks_.size());
+    int64_t wave = count;
+    Tensor shares;
+    Data grads;
+    if (needs.input) {
+      grads.input = zeros_like(input_, {conv.batch, conv.height, conv.width, conv.channels}, sum_type());
+      args_.grad_input = grads.input.mutable_data_ptr();
     }
-    if (need_position) {
-      partial_ = empty_like(input_, {args_.block_count, conv.batch, conv.taps(), 3, conv.pixels()}, sum_type());
-      args_.grad_position = partial_.mutable_data_ptr();
+    if (needs.position()) {
+      wave = blocks_of_wave(sizeof(S));
+      shares = empty_like(input_, {wave, conv.batch, conv.taps(), 3, conv.pixels()}, sum_type());
+      args_.grad_position = shares.mutable_data_ptr();
     }
-    args_.packed = pack(weight);
-    parallel_with_scratch(
-        conv.batch * args_.block_count, kernels_.backward_data_scratch(conv),
-        [&](int64_t begin, int64_t end, void* scratch) { kernels_.backward_data(args_, begin, end, scratch); });
-    return grad_input;
+    if (needs.offset) grads.offset = zero_sums(2);
+    if (needs.mask) grads.mask = zero_sums(1);
+    const Tensor dense = to_dense(weight);
+    for (int64_t first = 0; first < count; first += wave) {
+      take(first, std::min(wave, count - first));
+      args_.packed = pack(weight_of(dense));
+      parallel_with_scratch(
+          conv.batch * args_.block_count, kernels_.backward_data_scratch(conv),
+          [&](int64_t begin, int64_t end, void* scratch) { kernels_.backward_data(args_, begin, end, scratch); });
+      if (needs.offset) add_positions<S>(0, 2, grads.offset);
+      if (needs.mask) add_positions<S>(2, 1, grads.mask);
+    }
+    take(0, count);
+    return grads;
   }
 
   // Gradient of the weight [outputs, kernel_h, kernel_w, group channels], in the computing type.
@@ -79,49 +101,63 @@ class Pass {
     return grad_weight;
   }
 
-  // Sums of the blocks' gradients by y and x (`coordinates` 2, from 0 on) or by the mask (1, from 2 on).
+ private:
+  // Adds the wave's gradients by y and x (`coordinates` 2, from 0 on) or by the mask (1, from 2 on).
   template <typename S>
-  Tensor positions(int64_t from, int64_t coordinates) const {
+  void add_positions(int64_t from, int64_t coordinates, const Tensor& sums) const {
     const Conv& conv = args_.conv;
-    Tensor sums = zeros_like(
-        input_, {conv.batch, conv.offset_groups * conv.taps() * coordinates, conv.rows, conv.columns}, sum_type());
-    const S* partial = static_cast<const S*>(partial_.const_data_ptr());
+    const S* shares = static_cast<const S*>(args_.grad_position);
     S* out = static_cast<S*>(sums.mutable_data_ptr());
     parallel(conv.batch * conv.taps(), [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
-        for (int64_t i = 0; i < args_.block_count; ++i) add_block(partial, i, task, from, coordinates, out);
+        for (int64_t i = 0; i < args_.block_count; ++i) add_block(shares, i, task, from, coordinates, out);
       }
     });
-    return sums;
   }
 
- private:
   ScalarType sum_type() const { return compute_type(type_of(input_)); }
 
-  const void* pack(const Tensor& weight) const {
-    const Tensor dense = to_dense(weight);
-    const Weight source = weight_of(dense);
+  Tensor zero_sums(int64_t coordinates) const {
+    const Conv& conv = args_.conv;
+    const int64_t channels = conv.offset_groups * conv.taps() * coordinates;
+    return zeros_like(input_, {conv.batch, channels, conv.rows, conv.columns}, sum_type());
+  }
+
+  // Blocks of a wave at most: their shares take as much as the gradient of the input, or kWaveBytes.
+  int64_t blocks_of_wave(int64_t size) const {
+    const Conv& conv = args_.conv;
+    const int64_t of_block = conv.batch * conv.taps() * 3 * conv.pixels() * size;
+    const int64_t most = std::max(kWaveBytes, conv.batch * conv.channels * conv.cells() * size);
+    return std::clamp<int64_t>(most / std::max<int64_t>(of_block, 1), 1, static_cast<int64_t>(blocks_.size()));
+  }
+
+  void take(int64_t first, int64_t count) {
+    args_.blocks = blocks_.data() + first;
+    args_.block_count = count;
+  }
+
+  const void* pack(const Weight& weight) const {
     const size_t bytes = kernels_.packed_backward_bytes(args_.conv, args_.blocks, args_.block_count);
     void* packed = scratch(Scratch::panels, bytes);
     parallel(args_.block_count,
-             [&](int64_t begin, int64_t end) { kernels_.pack_backward(args_, source, packed, begin, end); });
+             [&](int64_t begin, int64_t end) { kernels_.pack_backward(args_, weight, packed, begin, end); });
     return packed;
   }
 
   // Adds one block's share for one (image, tap).
   template <typename S>
-  void add_block(const S* partial, int64_t index, int64_t task, int64_t from, int64_t coordinates, S* out) const {
+  void add_block(const S* shares, int64_t index, int64_t task, int64_t from, int64_t coordinates, S* out) const {
     const Conv& conv = args_.conv;
     const int64_t pixels = conv.pixels(), taps = conv.taps(), image = task / taps, tap = task % taps;
-    const int64_t channel = (image * conv.offset_groups + blocks_[index].offset_group) * taps + tap;
-    const S* source = partial + ((index * conv.batch * taps + task) * 3 + from) * pixels;
+    const int64_t channel = (image * conv.offset_groups + args_.blocks[index].offset_group) * taps + tap;
+    const S* source = shares + ((index * conv.batch * taps + task) * 3 + from) * pixels;
     S* target = out + channel * coordinates * pixels;
     for (int64_t i = 0; i < coordinates * pixels; ++i) target[i] += source[i];
   }
 
   const Kernels& kernels_;
   std::vector<Block> blocks_;
-  Tensor input_, grad_, partial_;
+  Tensor input_, grad_;
   Backward args_{};
 };
 
@@ -155,18 +191,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
   Tensor none = empty_like(input, {0}, type);
   std::tuple<Tensor, Tensor, Tensor, Tensor> grads{none, none, none, none};
   Pass pass(conv, grad, input, offset, mask);
-  const bool is_double = type_of(input) == Type::f64;
   if (needs.input || needs.position()) {
-    const Tensor grad_input = pass.data(weight, needs.input, needs.position());
-    if (needs.input) std::get<0>(grads) = like(input, channels_second(grad_input));
-  }
-  if (needs.offset) {
-    std::get<1>(grads) = like(offset, is_double ? pass.positions<double>(0, 2) : pass.positions<float>(0, 2));
+    const bool is_double = type_of(input) == Type::f64;
+    const Data made = is_double ? pass.data<double>(weight, needs) : pass.data<float>(weight, needs);
+    if (needs.input) std::get<0>(grads) = like(input, channels_second(made.input));
+    if (needs.offset) std::get<1>(grads) = like(offset, made.offset);
+    if (needs.mask) std::get<3>(grads) = like(*mask, made.mask);
   }
   if (needs.weight) std::get<2>(grads) = like(weight, channels_second(pass.weight()));
-  if (needs.mask) {
-    std::get<3>(grads) = like(*mask, is_double ? pass.positions<double>(2, 1) : pass.positions<float>(2, 1));
-  }
   return grads;
 }
 

@@ -62,7 +62,7 @@ void micro_kernel(const typename Product::Word* a, const typename Product::Word*
     __builtin_prefetch(b + kAhead * 2 * lanes + lanes);
 #pragma GCC unroll 16
     for (int row = 0; row < rows; ++row) {
-      const V<Word> factor = splat(a[row * kStride]);
+      const V<Word> factor = splat(load_one(a + row * kStride));
       sums[row][0] = Product::add(sums[row][0], factor, left);
       sums[row][1] = Product::add(sums[row][1], factor, right);
     }

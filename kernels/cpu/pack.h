@@ -75,7 +75,7 @@ void pack_outputs(const From* data, Cursor cursor, int64_t first, int64_t last, 
     for (int i = 0; i < lanes; ++i, cursor.next()) put(values[i], panels, cursor, out);
   }
   for (; at < length; ++at, cursor.next()) {
-    for (int i = 0; i < lanes; ++i) values[0][i] = widen(row[i][at]);
+    for (int i = 0; i < lanes; ++i) values[0][i] = widen(load_one(row[i] + at));
     put(values[0], panels, cursor, out);
   }
 }

@@ -57,6 +57,14 @@ SEG_HD void store(V<T> value, T* to) {
   __builtin_memcpy(to, &value, sizeof value);
 }
 
+// One element of memory that may have been written as another type.
+template <typename T>
+SEG_HD T load_one(const T* from) {
+  T value;
+  __builtin_memcpy(&value, from, sizeof value);
+  return value;
+}
+
 SEG_HD V<float> load(const BF16* from) {
   HalfBits bits;
   __builtin_memcpy(&bits, from, sizeof bits);

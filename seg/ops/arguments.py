@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from seg.ops.geometry import Pair, offset_groups, output_size, position_dtype
 
@@ -75,4 +76,13 @@ def check_map(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
         raise ValueError(
             f"{name} is {list(tensor.shape)} but has to be {list(expected)}, with the rows and columns of the output; "
             "was it computed with the same kernel size, stride, padding and dilation?"
+        )
+
+
+def refuse_tangents(*tensors: Tensor | None) -> None:
+    """Raises NotImplementedError in forward-mode differentiation, where torch would take the derivative for zero."""
+    if any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise NotImplementedError(
+            "there is no forward-mode derivative (torch.func.jvp, torch.autograd.forward_ad) of this operator; "
+            "torch.autograd.functional.jvp works, in reverse mode"
         )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
 from seg.ops import dispatch, reference
-from seg.ops.arguments import checked_size
+from seg.ops.arguments import checked_size, refuse_tangents
 from seg.ops.geometry import Pair, in_own_dtype, pair
 
 library = torch.library.Library("seg", "DEF")
@@ -40,9 +40,10 @@ def deform_conv2d(
     weight:  [O, C/groups, kh, kw]
     mask:    [N, G*kh*kw, h, w], a factor for each sample; None is 1. Dtype as for the offset
     returns: [N, O, h, w] in the input's dtype and memory format
-    raises:  ValueError for arguments that do not fit each other
+    raises:  ValueError for arguments that do not fit each other, NotImplementedError in forward-mode differentiation
     source:  arXiv:1703.06211, equation 2; arXiv:1811.11168, equation 1 and its rule at the border
     """
+    refuse_tangents(input, offset, weight, bias, mask)
     pairs = pair(stride, "stride"), pair(padding, "padding"), pair(dilation, "dilation")
     return torch.ops.seg.deform_conv2d(input, offset, weight, bias, mask, *pairs)
 
@@ -255,7 +256,7 @@ def autocast(device_type: str) -> None:
     library.impl("deform_conv2d", cast, key)
 
 
-for device_type in ("cpu", "cuda"):
+for device_type in ("cpu", "cuda", "mps", "xpu"):
     autocast(device_type)
 
 

@@ -74,15 +74,17 @@ def options(device_type: str, *, backward: bool = False) -> dict[str, bool]:
 @functools.cache
 def load(device_type: str) -> ModuleType | str:
     """The loaded library's operators, or the reason why there are none."""
-    from seg.ops import build  # not at import: it is a program too, python -m seg.ops.build
-
     try:
+        from seg.ops import build  # not at import: it is a program too, python -m seg.ops.build
+
         if device_type not in RECIPES:
             raise Unavailable("there are no kernels for this kind of device")
         recipe = RECIPES[device_type]()
         torch.ops.load_library(build.library(recipe))
     except Unavailable as reason:
         return str(reason)
+    except ModuleNotFoundError as error:  # fcntl is not on Windows
+        return f"the kernels can't be built on this system ({error})"
     except OSError as error:  # from the dynamic loader
         return f"the library can't be loaded ({error}); remove it from {build.cache_folder()}"
     return getattr(torch.ops, recipe.name)

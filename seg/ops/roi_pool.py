@@ -12,6 +12,7 @@ from torch import Tensor
 
 from seg.ops import dispatch
 from seg.ops import roi_reference as reference
+from seg.ops.arguments import refuse_tangents
 from seg.ops.deform_conv import layout
 from seg.ops.geometry import Pair, in_own_dtype, pair, position_dtype
 from seg.ops.roi_arguments import check_pooling, check_tensors, checked_images, stacked
@@ -59,7 +60,8 @@ def deform_roi_pool(
                     reads nothing, outside the map or of a box without extent in mode "mmcv", is 0. A box of zero or
                     negative size is 1 cell wide and high in mode "paper" and 0.1 in "release"; in mode "mmcv" with a
                     sampling_ratio it is read backwards. An offset that is not a number makes its bin not a number
-    raises:         ValueError for arguments that do not fit, a box of an image that is not there, or not finite
+    raises:         ValueError for arguments that do not fit, a box of an image that is not there, or not finite;
+                    NotImplementedError in forward-mode differentiation
     """
     pooling = Pooling(mode, pair(output_size, "output_size"), spatial_scale, sampling_ratio, gamma)
     return pool(input, rois, offset, mask, pooling, (1, 1))
@@ -123,6 +125,7 @@ def pool(
     group_size: Pair,
 ) -> Tensor:
     """The functions' common body."""
+    refuse_tangents(input, offset, mask)
     rois = stacked(rois, input)
     check_pooling(pooling, group_size)
     check_tensors(input, rois, offset, mask, pooling, group_size)

@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import stat
+import sys
 import time
 from pathlib import Path
 
@@ -358,6 +359,15 @@ def test_fault_31_auto_takes_the_compiled_kernels(monkeypatch):
 
 def test_devices_without_kernels_take_the_reference(fresh, monkeypatch, capsys):
     assert "there are no kernels for this kind of device" in only_notice(capsys, monkeypatch, "mps")
+
+
+def test_a_system_without_fcntl_takes_the_reference(fresh, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # makes its import fail, as on Windows
+    monkeypatch.delitem(sys.modules, "seg.ops.build")
+    monkeypatch.delattr("seg.ops.build")
+    line = only_notice(capsys, monkeypatch)
+    assert "can't be built on this system" in line
+    assert "fcntl" in line
 
 
 def test_installed_without_sources_takes_the_reference(fresh, monkeypatch, capsys):

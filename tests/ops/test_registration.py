@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from seg.ops import deform_conv2d, reference
@@ -28,6 +29,11 @@ def small(dtype=torch.float32, mask=True, bias=True, position_dtype=None, size=(
         normal(4) if bias else None,
         normal(2, 18, h, w, dtype=position_dtype) if mask else None,
     )
+
+
+def call(input, offset, weight, bias, mask):
+    """The public function on such arguments."""
+    return deform_conv2d(input, offset, weight, bias, *map(tuple, WINDOW), mask)
 
 
 COMBINATIONS = list(itertools.product([True, False], [True, False]))
@@ -75,7 +81,7 @@ def test_fault_18_opcheck_of_both_operators(dtype, position_dtype, mask, bias):
 @pytest.mark.fault(18)
 def test_fault_18_compiles_as_one_graph_for_any_size(relative_error):
     def layer(input, offset, weight, bias, mask):
-        return FORWARD(input * 2, offset, weight, bias, mask.sigmoid(), *WINDOW).relu()
+        return call(input * 2, offset, weight, bias, mask.sigmoid()).relu()
 
     torch._dynamo.reset()
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
@@ -99,6 +105,34 @@ def test_fault_18_vmap_gives_each_element_what_it_gets_alone(relative_error):
     out = torch.vmap(lambda x, o: FORWARD(x, o, weight, bias, mask, *WINDOW))(inputs, offsets)
     for found, x, o in zip(out, inputs, offsets, strict=True):
         assert relative_error(found, FORWARD(x, o, weight, bias, mask, *WINDOW)) <= 1e-6
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own, for forward mode
+@pytest.mark.parametrize("argument", range(5))
+@pytest.mark.parametrize("needs_grad", [False, True])
+def test_forward_mode_is_refused_in_place_of_a_derivative_of_zero(argument, needs_grad):
+    tensors = [t.detach() for t in small()]
+    primal = tensors[argument].requires_grad_(needs_grad)
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match=r"autograd\.functional\.jvp works"):
+        call(*tensors[:argument], forward_ad.make_dual(primal, torch.ones_like(primal)), *tensors[argument + 1 :])
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_forward_mode_of_functions_is_refused_and_other_tensors_pass():
+    x, *rest = (t.detach() for t in small())
+    for jvp in (torch.func.jvp, torch.compile(torch.func.jvp, backend="aot_eager")):
+        with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+            jvp(lambda x: call(x * 2, *rest), (x,), (torch.ones_like(x),))
+    value, slope = torch.func.jvp(lambda y: y * call(x, *rest).sum(), (torch.ones(()),), (torch.ones(()),))
+    assert value == slope == call(x, *rest).sum()
+
+
+@pytest.mark.usefixtures("body")
+def test_the_way_out_of_forward_mode_agrees_with_finite_differences(relative_error):
+    x, *rest = (t.detach() for t in small(torch.float64))
+    direction = torch.randn_like(x)
+    _, slope = torch.autograd.functional.jvp(lambda x: call(x, *rest), x, direction)
+    assert relative_error(slope, call(x + direction, *rest) - call(x, *rest)) < 1e-12  # linear in the input
 
 
 @pytest.mark.usefixtures("body")
@@ -132,6 +166,11 @@ def test_autocast_around_the_gradients_changes_nothing_in_them():
 def test_autocast_leaves_float64_alone():
     with torch.autocast("cpu", torch.bfloat16):
         assert FORWARD(*small(torch.float64), *WINDOW).dtype == torch.float64
+
+
+@pytest.mark.parametrize("device_type", ["CPU", "CUDA", "MPS", "XPU"])
+def test_autocast_is_registered_for_every_device_that_has_it(device_type):
+    assert torch._C._dispatch_has_kernel_for_dispatch_key("seg::deform_conv2d", f"Autocast{device_type}")
 
 
 @pytest.mark.usefixtures("body")

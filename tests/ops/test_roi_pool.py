@@ -288,6 +288,22 @@ def test_compiles_as_one_graph(relative_error):
     assert relative_error(compiled(input, rois, offset), run(input, rois, offset)) <= 1e-6
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own, for forward mode
+@pytest.mark.parametrize("argument", range(3))
+def test_forward_mode_is_refused_in_place_of_a_derivative_of_zero(argument):
+    tensors, rois = case()
+    tensors = [t.detach() for t in tensors]
+
+    def run(tensor):
+        input, offset, mask = (*tensors[:argument], tensor, *tensors[argument + 1 :])
+        return deform_roi_pool(input, rois, offset, (3, 2), mask=mask)
+
+    with pytest.raises(NotImplementedError, match=r"autograd\.functional\.jvp works"):
+        torch.func.jvp(run, (tensors[argument],), (torch.ones_like(tensors[argument]),))
+    _, slope = torch.autograd.functional.jvp(run, tensors[argument], torch.ones_like(tensors[argument]))
+    assert slope.any()
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_two_runs_give_the_same_bits_for_any_number_of_threads(mode, body):
     torch.manual_seed(0)
