@@ -36,6 +36,7 @@ class Names:
     classes = tuple(one.name for one in CITYSCAPES_CLASSES)
     palette = PALETTE
     flip_pairs = ()
+    names = ("a",)
 
 
 @pytest.fixture(scope="module")

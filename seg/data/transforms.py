@@ -31,7 +31,7 @@ def resized_shape(height: int, width: int, resize: Resize) -> tuple[int, int]:
 
     source: SCALES of the released DeepLab: (360, 600) for VOC, (1024, 2048) for Cityscapes
     """
-    if resize is None:
+    if not resize:
         return height, width
     short, longest = (resize, None) if isinstance(resize, int) else resize
     scale = short / min(height, width)

@@ -144,6 +144,7 @@ def test_evaluation_resizes_the_image_alone() -> None:
     ("resize", "shape"),
     [
         (None, (375, 500)),
+        (0, (375, 500)),
         (360, (360, 480)),
         ((360, 600), (360, 480)),
         ((360, 400), (300, 400)),
@@ -163,7 +164,7 @@ def test_short_side_is_reached_unless_the_long_side_is_limited(resize: object, s
         ({"crop": (5,)}, "crop="),
         ({"color": 1.5}, "color=1.5"),
         ({"rotate90": True, "crop": (8, 9)}, "square crop"),
-        ({"resize": 0}, "resize=0"),
+        ({"resize": -1}, "resize=-1"),
         ({"resize": (5, -1)}, "resize="),
     ],
 )
