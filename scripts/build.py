@@ -112,8 +112,8 @@ def _call_problems(node: dict[str, Any], path: str) -> Iterator[str]:
 
 
 def _type_problems(path: str, value: Any, hint: Any, *, strict: bool = False) -> Iterator[str]:
-    if isinstance(value, str) and bool in (kinds := typing.get_args(hint) or (hint,)) and str not in kinds:
-        yield f"{path} is {value!r}: expected true or false"  # a word that means one of them is a word all the same
+    if wanted := _not_converted(value, set(typing.get_args(hint) or (hint,))):
+        yield f"{path} is {value!r}: expected {wanted}"
         return
     try:
         adapter = pydantic.TypeAdapter(hint, config={"arbitrary_types_allowed": True})
@@ -122,6 +122,17 @@ def _type_problems(path: str, value: Any, hint: Any, *, strict: bool = False) ->
         yield f"{path} is {value!r}: {error.errors()[0]['msg'].lower()}"
     except pydantic.errors.PydanticSchemaGenerationError:
         pass  # a type that YAML can't spell: the call itself will judge
+
+
+def _not_converted(value: Any, kinds: set[Any]) -> str | None:
+    """What is wanted of a value that pydantic would convert, since the function gets it as it is; None if it fits."""
+    if type(value) not in (bool, float, str) or type(value) in kinds:
+        return None
+    if isinstance(value, str) and bool in kinds:
+        return "true or false"
+    if int in kinds and float not in kinds:
+        return "a whole number"
+    return None if isinstance(value, float) or float not in kinds else "a number"
 
 
 def _has_call(value: Any) -> bool:

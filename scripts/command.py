@@ -94,7 +94,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
 
 def quoted(arguments: list[str]) -> list[str]:
-    """The arguments as Hydra takes them: a value that holds "=", as a run's folder does, is quoted where it has to be.
+    """The arguments as Hydra takes them: a value that it can't read, such as ~/data or a run's folder, is quoted.
 
     In a sweep a comma separates values, so that a value with both is left as it is.
     """
@@ -104,7 +104,7 @@ def quoted(arguments: list[str]) -> list[str]:
 
 def _quoted(text: str) -> str:
     key, _, value = text.partition("=")
-    if "=" not in value or "'" in value or key.startswith("--"):
+    if not value or "'" in value or value[0] in "[{" or key.startswith("-"):
         return text
     try:
         OverridesParser.create().parse_override(text)

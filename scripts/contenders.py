@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import seg.models.conv
 from seg.engine import Runtime
+from seg.engine.runtime import round_alike
 from seg.errors import ConfigError
 from seg.metrics import Confusion
 from seg.models import DeepLab, Dilated, Head, Modulated, resnet101
@@ -252,6 +253,7 @@ def on_torchvision(run: Callable[[], object]) -> object:
 def model_cases(size: list[int], measures: list[str], device: str) -> Iterator[Case]:
     """Inference and a training step of the dense net and of nets with 3 and 30 modulated layers."""
     torch.manual_seed(0)
+    round_alike()
     image = torch.randn(1, 3, *size, device=device).to(memory_format=torch.channels_last)
     made = {"dense": net(resnet101, 0, 21), "3 layers": net(resnet101, 3, 21), "30 layers": net(resnet101, 30, 21)}
     nets = {name: model.to(device, memory_format=torch.channels_last) for name, model in made.items()}

@@ -161,7 +161,8 @@ def _reading(config: DictConfig) -> dict[str, Any]:
 
 def _cost(model: nn.Module, image: torch.Tensor, runtime: Runtime, evaluation: Evaluation) -> dict[str, float]:
     seconds = evaluation.forward_seconds / len(evaluation.names)
-    return {**cost(model, runtime.image(image)), "seconds_per_image": seconds}
+    with runtime.autocast():
+        return {**cost(model, runtime.image(image)), "seconds_per_image": seconds}
 
 
 def _require_official(data: Any, config: DictConfig, official: bool) -> None:

@@ -210,6 +210,9 @@ def test_fault_71_a_value_out_of_range_is_named(overrides: list[str], words: str
         (["experiment=ablation/typo"], "ablation/typo"),
         (["data.thresholds=[16,48"], "data.thresholds=[16,48: can't be read"),
         (["seed"], "overrides are key=value"),
+        (["trainer.iterations=3e4"], "trainer.iterations is 30000.0: expected a whole number"),
+        (["trainer.log_every='2'"], "trainer.log_every is '2': expected a whole number"),
+        (["trainer.clip=true"], "trainer.clip is True: expected a number"),
         (["data.bacth_size=4"], "data.bacth_size: there is no such key; did you mean data.batch_size?"),
         (["iterations=4"], "did you mean trainer.iterations?"),
         (["trunk.last_gamma=1"], "an argument that was left to its default is added by +trunk.last_gamma=VALUE"),
@@ -289,6 +292,7 @@ def test_folder_names_are_stable_and_leave_out_what_changes_nothing() -> None:
         ("run=runs/x=[240,320],y=1", "runs/x=[240,320],y=1"),
         ("run='runs/seed=0'", "runs/seed=0"),
         ("run=[1,2]", [1, 2]),
+        ("run=~/runs/é(1)#2", "~/runs/é(1)#2"),
     ],
 )
 def test_a_folder_named_by_overrides_is_given_as_it_is(given: str, read: object) -> None:

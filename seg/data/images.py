@@ -175,7 +175,7 @@ def _require_ids(path: Path | str, image: Image.Image, modes: tuple[str, ...], e
         if image.mode.startswith("I"):
             hint = "; write the class ids as 8-bit values"
         raise DataError(f"{path}: a mask of mode {image.mode}, expected {expected}{hint}")
-    if image.format in ("JPEG", "WEBP"):
-        raise DataError(f"{path}: a mask in {image.format}, which changes values; save masks as PNG")
+    if image.format not in ("PNG", "TIFF", "BMP", "GIF"):
+        raise DataError(f"{path}: a mask in {image.format}, which may change values; save masks as PNG")
     if image.mode == "L" and _bits(image) in (2, 4):
         raise DataError(f"{path}: {_bits(image)}-bit greyscale, whose values decoders rescale; save it with 8 bits")

@@ -59,7 +59,7 @@ def _rank(
     os.setpgrp()  # a Ctrl-C reaches the starter alone, which passes it on once
     os.environ |= {"RANK": str(index), "LOCAL_RANK": str(index), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
     os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+    torch.set_num_threads(max(1, torch.get_num_threads() // count))  # of the cores that this process may use
     try:
         with preemptible():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, Stop.SIGNALS)

@@ -8,12 +8,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from seg.engine.checkpoint import write_text
 from seg.engine.rows import append_row, write_rows
 from seg.engine.runtime import preemptible
 from seg.errors import ConfigError, Preempted
+
+_locks: set[TextIO] = set()  # that this process holds
+# a forked data worker would hold them for some seconds after the death of the run
+os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _locks])
 
 
 class RunFolder:
@@ -73,6 +77,7 @@ class RunFolder:
                 print(f"note: no lock on {self.path} ({error.strerror}): start no second run in it", file=sys.stderr)
             start, before = time.monotonic(), self.status()
             self.write_status("running")
+            _locks.add(lock)
             try:
                 with preemptible():
                     yield self
@@ -84,6 +89,8 @@ class RunFolder:
                 with contextlib.suppress(OSError):  # a full disk must not hide the error that is on its way
                     self.write_status("preempted" if stopped else "failed", error=_one_line(error))
                 raise
+            finally:
+                _locks.discard(lock)
             self.write_status("done", seconds=round(time.monotonic() - start, 3))
 
     def mark_done(self) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -58,14 +59,21 @@ class Runtime:
         self.threads, self.timeout = threads, timeout
 
     def start(self, seed: int) -> None:
-        """Seed every generator and set threads and determinism."""
+        """Seed every generator, and settle."""
         if seed < 0:
             raise ValueError(f"seed is {seed}; expected 0 or more")
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
+        self.settle()
+
+    def settle(self) -> None:
+        """Set what is the process's: threads, determinism, and how a GPU rounds fp32."""
         if self.threads:
             torch.set_num_threads(self.threads)
+            cv2.setNumThreads(self.threads)
+        if self.device.type == "cuda":
+            round_alike()
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # a GPU's products are not without it
         torch.use_deterministic_algorithms(self.deterministic)
@@ -79,7 +87,8 @@ class Runtime:
         self.device = torch.device("cuda", index)
 
     def place(self, model: nn.Module) -> nn.Module:
-        """The model on its device, in its memory layout, compiled if asked for."""
+        """The model on its device, in its memory layout, compiled if asked for; what is the process's is set, too."""
+        self.settle()
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         model = model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         if self.compile:
@@ -102,6 +111,15 @@ class Runtime:
         against = self.precision == "bf16" != _fastest_precision(self.device)
         note = " (runtime.precision=auto is fp32 here)" if against else ""
         return f"{device_name(self.device)}{threads}, {self.precision}{note}"
+
+
+def round_alike() -> None:
+    """Let a GPU's convolutions round fp32 to TF32 only where its products may.
+
+    torch has a switch for each, and only that of the convolutions is on: a plain layer would be given the tensor cores
+    that a deformable one, which is a product, is not.
+    """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
 def _device(name: str) -> torch.device:

@@ -126,6 +126,7 @@ class Trainer:
         run.restore(resume)
         with listening() as stop, Progress(self.iterations, run.step, "training", shown=ranks.first) as progress:
             run.loop(stop, progress)
+        optimizer.zero_grad(set_to_none=True)  # they take the memory of a net
         return run.agreed()
 
 

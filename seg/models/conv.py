@@ -33,9 +33,13 @@ class Cells:
         return self.origin + self.stride * torch.arange(count)
 
 
-def he_normal_(weight: Tensor) -> Tensor:
+def he_normal_(weight: Tensor, groups: int = 1) -> Tensor:
     """`weight` filled for a ReLU to follow, variance kept on the way back (arXiv:1502.01852, equation 14)."""
-    return nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
+    nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
+    if groups > 1:  # an input feeds the outputs of its group alone
+        with torch.no_grad():
+            weight.mul_(groups**0.5)
+    return weight
 
 
 def check_whole(key: str, value: int, low: int, high: int | None = None) -> None:
@@ -84,7 +88,7 @@ class Dilated(nn.Conv2d):
         )
 
     def reset_parameters(self) -> None:
-        he_normal_(self.weight)
+        he_normal_(self.weight, self.groups)
 
 
 class Sampling(nn.Conv2d, ABC):
@@ -113,7 +117,7 @@ class Sampling(nn.Conv2d, ABC):
         self.finer = 1
 
     def reset_parameters(self) -> None:
-        he_normal_(self.weight)
+        he_normal_(self.weight, self.groups)
 
     @abstractmethod
     def read(self, emitted: Tensor) -> tuple[Tensor, Tensor | None]:

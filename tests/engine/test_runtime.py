@@ -1,5 +1,6 @@
 """Which number type a run computes in where it is left to the machine; and what compiling must not hide."""
 
+import cv2
 import pytest
 import torch
 from torch import nn
@@ -33,6 +34,27 @@ def test_a_gpu_that_would_emulate_bf16_keeps_fp32(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert Runtime(device="cuda").precision == "fp32"
+
+
+def test_a_net_in_its_place_computes_as_the_run_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    try:
+        Runtime(device="cpu", threads=before[0] + 1, deterministic=True).place(nn.Identity())
+        assert torch.get_num_threads() == cv2.getNumThreads() == before[0] + 1
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        Runtime(device="cpu", threads=before[0]).settle()
+        cv2.setNumThreads(before[1])
+
+
+def test_convolutions_of_a_gpu_round_as_its_products_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    runtime = Runtime(device="cpu")
+    runtime.settle()
+    assert torch.backends.cudnn.allow_tf32
+    runtime.device = torch.device("cuda")
+    runtime.settle()
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_a_compiled_net_is_one_graph_and_its_offsets_are_recorded_all_the_same() -> None:

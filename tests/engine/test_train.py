@@ -328,6 +328,29 @@ def test_a_disk_without_locks_is_said_and_used(
     assert "(Function not implemented): start no second run in it" in capsys.readouterr().err
 
 
+def test_the_lock_goes_with_the_process_that_holds_it(tmp_path: Path) -> None:
+    """Data workers are forked, and outlive a killed run for seconds."""
+    code = textwrap.dedent(f"""
+        import os, signal, time
+        from seg.engine import RunFolder
+        with RunFolder({str(tmp_path)!r}).running():
+            worker = os.fork()
+            if worker == 0:
+                time.sleep(60)
+            print(worker, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    worker = int(process.stdout.readline())  # type: ignore[union-attr]
+    try:
+        assert process.wait(60) == -signal.SIGKILL
+        os.kill(worker, 0)  # it is there
+        with RunFolder(tmp_path).running():
+            pass
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
 def test_status_tells_of_a_failure(tmp_path: Path) -> None:
     with pytest.raises(RunError), RunFolder(tmp_path).running():
         raise RunError("the disk\nis full")

@@ -46,6 +46,16 @@ def test_a_seed_gives_every_variant_the_same_filters() -> None:
     assert all(torch.equal(weight, weights[0]) for weight in weights)
 
 
+def test_grouped_filters_keep_the_variance_on_the_way_back() -> None:
+    torch.manual_seed(0)
+    for groups in (1, 8):
+        layer, image = Dilated(128, 128, groups=groups), torch.randn(2, 128, 16, 16, requires_grad=True)
+        out = layer(image)
+        out.backward(grad := torch.randn_like(out))
+        inner = image.grad[..., 2:-2, 2:-2].var() / grad.var()  # type: ignore[index]
+        assert 1.9 < float(inner) < 2.1, "a ReLU halves it"
+
+
 def test_filters_have_the_variance_for_a_relu() -> None:
     weight = made(Deform, 64, 256).weight
     assert float(weight.detach().var()) == pytest.approx(2 / (256 * 9), rel=0.02)
