@@ -74,10 +74,7 @@ def evaluate_run(
         target.path, model, data, reading.pop("transform"), evaluation, runtime,
         count=examples, thresholds=thresholds, inference=inference, **reading,
     )  # fmt: skip
-    target.write_result(result)
-    if written is not None:
-        result["official"] = _official(written, data)
-        target.write_result(result)
+    _write(target, result, written, data)
     if target is folder:
         folder.log({"kind": "evaluate", "step": step, "miou": result["miou"], "split": data.split})
         if step >= config.trainer.iterations:
@@ -180,10 +177,14 @@ def _write_label_ids(folder: Path, name: str, label: torch.Tensor) -> None:
         Image.fromarray(to_label_ids(label.numpy())).save(file, "PNG")
 
 
-def _official(folder: Path, data: Cityscapes) -> dict[str, Any]:
-    """Scores by cityscapesscripts of label ids in a folder."""
-    files = find_predictions(folder, data.names)
-    return official_scores([files[name] for name in data.names], [entry.label for entry in data.entries])
+def _write(target: RunFolder, result: dict[str, Any], label_ids: Path | None, data: Any) -> None:
+    """Write a result; then, of a folder of label ids, with cityscapesscripts' scores too: if they fail, ours stays."""
+    target.write_result(result)
+    if label_ids is not None:
+        files = find_predictions(label_ids, data.names)
+        truths = [entry.label for entry in data.entries]
+        result["official"] = official_scores([files[name] for name in data.names], truths)
+        target.write_result(result)
 
 
 def _facts(
@@ -275,8 +276,5 @@ def evaluate_folder_of_predictions(
         **evaluation.scores(data.classes),
     }
     assert target is not None
-    target.write_result(result)
-    if official:
-        result["official"] = _official(predictions, data)
-        target.write_result(result)
+    _write(target, result, predictions if official else None, data)
     return result

@@ -102,9 +102,9 @@ def names_of(data: Any) -> dict[str, Any]:
 
     Of the images only a digest: it tells other data from those that were moved.
     """
-    names = {"classes": list(data.classes), "palette": data.palette.tolist()}
     digest = hashlib.sha256("\n".join(data.names).encode()).hexdigest()[:12]
-    names |= {"images": f"{len(data.names)}, by the digest {digest} of their names"}
+    images = f"{len(data.names)}, by the digest {digest} of their names"
+    names = {"classes": list(data.classes), "palette": data.palette.tolist(), "images": images}
     # absent without pairs, as in the checkpoints of before there were any
     return {**names, "flip_pairs": [list(pair) for pair in data.flip_pairs]} if data.flip_pairs else names
 

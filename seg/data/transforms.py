@@ -195,7 +195,7 @@ def rotate(sample: Sample, turns: int) -> Sample:
 
 
 def _checked_resize(resize: Resize) -> Resize:
-    if not resize:
+    if resize in (None, 0):
         return None
     if isinstance(resize, int):
         sides: tuple[int, ...] = (resize,)

@@ -122,8 +122,9 @@ class Trainer:
                 f"trainer.evaluate_every is {self.evaluate_every}, but nothing evaluates this net on its way"
             )
         ranks = ranks or Ranks()
-        run = _Run(self, model, loader, optimizer, schedule, folder, runtime, config or {}, observe, validate, ranks)
-        run.restore(resume)
+        given = (folder, runtime, resume, config or {}, observe, validate, ranks)
+        run = _Run(self, model, loader, optimizer, schedule, *given)
+        run.restore()
         with listening() as stop, Progress(self.iterations, run.step, "training", shown=ranks.first) as progress:
             run.loop(stop, progress)
         optimizer.zero_grad(set_to_none=True)  # they take the memory of a net
@@ -142,6 +143,7 @@ class _Run:
         schedule: Schedule,
         folder: RunFolder,
         runtime: Runtime,
+        resume: str,
         config: dict[str, Any],
         observe: Observe | None,
         validate: Validate | None,
@@ -154,7 +156,7 @@ class _Run:
         self.observe = observe or (lambda model: nullcontext({}))
         self.validate = validate or (lambda model: {})
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
-        self.resume = "auto"
+        self.resume = resume
         self.step = self.skipped = self.skipped_in_a_row = 0
         self.seconds = 0.0  # of training in all
         self.waited = 0.0  # of them for batches, since the last record
@@ -197,12 +199,12 @@ class _Run:
             last, look = self.step == self.trainer.iterations, self.looks()
             if self.step % self.trainer.save_every == 0 or last or stopping or look:
                 self.save()
-            if stopping and not last:
+            if stopping:
                 self.ranks.any(False)  # until the first rank has saved, else its starter may end it for our end
                 raise self.preempted()
             if look:
                 start += self.look(progress)
-        if self.ranks.any(bool(stop)):  # in the last step, or while it was saved
+        if self.ranks.any(bool(stop)):  # while the last step was saved
             raise self.preempted()
 
     def preempted(self) -> Preempted:
@@ -342,9 +344,8 @@ class _Run:
             state["averaged"] = self.average.n_averaged
         checkpoint.save(self.folder.checkpoints, self.step, state, keep=self.trainer.keep)
 
-    def restore(self, resume: str) -> None:
-        self.resume = resume
-        state = self.ranks.broadcast(find_state(self.folder, resume) if self.ranks.first else None)
+    def restore(self) -> None:
+        state = self.ranks.broadcast(find_state(self.folder, self.resume) if self.ranks.first else None)
         if state is None:
             self.folder.rewind_metrics(0)
             return
@@ -364,7 +365,7 @@ class _Run:
         self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
         if self.step < self.trainer.iterations and self.ranks.first:
             self.folder.result.unlink(missing_ok=True)  # of weights that will not be the last
-        if resume != "auto" and self.ranks.first:
+        if self.resume != "auto" and self.ranks.first:
             start_from(self.folder, self.step)
         self.folder.rewind_metrics(self.step)
 

@@ -51,26 +51,17 @@ def save_where_no_file_may_grow(folder: Path) -> None:
 
 
 @pytest.mark.fault(49)
-def test_fault_49_full_disk_keeps_the_previous_one(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, 1, state(1))
-    child = os.fork()
-    if child == 0:
-        save_where_no_file_may_grow(tmp_path)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-    assert checkpoint.newest(tmp_path)[0]["step"] == 1
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step_00000001.pt", "step_00000001.sha256"]
-
-
-@pytest.mark.fault(49)
-def test_fault_49_full_disk_keeps_the_same_steps_checkpoint(tmp_path: Path) -> None:
-    """A run that bad data stopped saves its step anew each time that it is tried."""
-    checkpoint.save(tmp_path, 2, state(2))
+@pytest.mark.parametrize(("step", "kept"), [(1, [".pt", ".sha256"]), (2, [".pt"])])
+def test_fault_49_full_disk_keeps_the_previous_one(tmp_path: Path, step: int, kept: list[str]) -> None:
+    """Of an earlier step, or of the same: a run that bad data stopped saves its step each time that it is tried."""
+    checkpoint.save(tmp_path, step, state(step))
     child = os.fork()
     if child == 0:
         save_where_no_file_may_grow(tmp_path)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     found, problems = checkpoint.newest(tmp_path)
-    assert (found["step"], problems) == (2, [])
+    assert (found["step"], problems) == (step, [])
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [f"step_{step:08d}{suffix}" for suffix in kept]
 
 
 def truncate(data: bytes) -> bytes:
