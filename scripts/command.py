@@ -86,7 +86,12 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             sys.argv[1:] = quoted(sys.argv[1:])
             OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
             main = hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)
-            sys.exit(_exit_code(main(_job(function)), config_name))
+            code = _exit_code(main(_job(function)), config_name)
+            if {"RANK", "WORLD_SIZE"} <= set(os.environ):
+                from seg.engine.launch import leave
+
+                leave(code)
+            sys.exit(code)
 
         return program
 
@@ -180,6 +185,10 @@ def _exit_code(main: Callable[[], None], config_name: str) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except SystemExit as error:  # of a job that has told of its failure, or of Hydra
+        if isinstance(error.code, str):
+            raise
+        return error.code or 0
     except Exception as error:
         if not getattr(error, "told", False):
             _tell(error, config_name)

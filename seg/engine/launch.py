@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import distributed
@@ -24,6 +24,17 @@ KINDS = {kind.__name__: kind for kind in (ConfigError, DataError, RunError, Pree
 def started_outside() -> bool:
     """Whether this process is a rank already, of torchrun or of `launch`."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def leave(code: int) -> NoReturn:
+    """End this rank without Python's finalization, in which torch's threads can abort the process.
+
+    A DistributedDataParallel keeps its group's threads beyond destroy_process_group (torch 2.14). One that frees the
+    last tensor while the interpreter is being torn down ends a run that has saved all its work with SIGABRT.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def launch(function: Callable[..., Any], *arguments: Any, count: int) -> None:
@@ -70,8 +81,8 @@ def _rank(
             kind, text = "RunError", f"rank {index}: {traceback.format_exc()}"
         errors.put((kind, text[:20_000]))
         if not isinstance(error, Preempted):  # the others are saving too: they end by themselves
-            sys.stderr.flush()
-            os._exit(1)
+            leave(1)
+    leave(0)
 
 
 def _first(errors: Any) -> BaseException | None:

@@ -24,6 +24,7 @@ from tests.engine.two_ranks import (
     IMAGES,
     Stopped,
     Struck,
+    aborting,
     evaluation_of,
     evaluation_struck,
     hung,
@@ -110,6 +111,26 @@ def test_a_hanging_rank_ends_the_job_with_a_message(tmp_path: Path, monkeypatch:
     with pytest.raises(RunError, match=r"rank 0 of 2 lost the others .*same command again"):
         launch(hung, tmp_path, count=2)
     assert not set(multiprocessing.active_children()) - set(before)
+
+
+def test_a_rank_that_is_done_ends_before_torchs_threads_can_abort_it(tmp_path: Path) -> None:
+    launch(aborting, tmp_path, count=1)
+
+
+@pytest.mark.parametrize("code, override", [(0, "--cfg=job"), (2, "colour=red"), (3, "data.root=nowhere")])
+def test_a_command_that_is_a_rank_ends_so_too(code: int, override: str, tmp_path: Path) -> None:
+    of_torchrun = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    train = str(ROOT / "scripts" / "train.py")
+    start = f"import atexit, os, runpy; atexit.register(os.abort); runpy.run_path({train!r}, None, '__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", start, "data=voc", override],
+        cwd=tmp_path,
+        env=os.environ | of_torchrun | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
 
 
 def processes_of(session: int) -> list[int]:

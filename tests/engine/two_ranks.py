@@ -1,5 +1,6 @@
 """What the processes of test_ranks.py run: it has to be importable by name in them."""
 
+import atexit
 import os
 import signal
 from pathlib import Path
@@ -136,3 +137,8 @@ class Stopped(Struck):
 def struck(folder: Path, loader: type[Parts]) -> None:
     with joined(Runtime(device="cpu", precision="fp32")) as ranks:
         train(folder, ranks, loader=loader(ranks))
+
+
+def aborting(folder: Path) -> None:
+    """Python's finalization would abort this process, as a thread of torch's may."""
+    atexit.register(os.abort)
