@@ -93,9 +93,13 @@ def _problems(node: Any, path: str) -> Iterator[str]:
 
 def _call_problems(node: dict[str, Any], path: str) -> Iterator[str]:
     target = str(node["_target_"])
-    function = _find(target) if target.startswith(ALLOWED) else None
-    if function is None:
+    if not target.startswith(ALLOWED):
         yield f"{path}._target_ is {target!r}; only functions and classes of `{ALLOWED}` may be called"
+        return
+    function = _find(target)
+    if function is None:
+        where = target.rpartition(".")[0]
+        yield f"{path}._target_ is {target!r}: there is no such function or class in {where}; name the module it is in"
         return
     parameters = inspect.signature(function).parameters
     hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)

@@ -83,6 +83,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             if config_name != "train" and not {"-h", "--help"}.isdisjoint(sys.argv[1:]):
                 print(_help(config_name))
                 return
+            if problem := _misused(sys.argv[1:], config_name):
+                print(f"error: {problem}", file=sys.stderr)
+                sys.exit(2)
             sys.argv[1:] = quoted(sys.argv[1:])
             OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
             main = hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)
@@ -96,6 +99,23 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         return program
 
     return decorate
+
+
+def _misused(arguments: list[str], config_name: str) -> str | None:
+    """What Hydra would answer with a traceback, or pass over: a sweep that is to be printed, an added key of no use."""
+    if not {"-m", "--multirun"}.isdisjoint(arguments) and not {"-c", "--cfg"}.isdisjoint(
+        text.partition("=")[0] for text in arguments
+    ):
+        return "--cfg shows one job's keys; leave out -m, and name one of each of the values that are swept over"
+    for text in arguments:
+        key = text.lstrip("+").partition("=")[0]
+        if text.startswith("+") and not {"/", "@"} & set(key):
+            known = {*_keys(config_name), *_keys("train"), *_groups("train"), *_groups(config_name), "hydra"}
+            place, _, _ = key.rpartition(".")
+            of_a_call = f"{place}._target_" in known or place.startswith("hydra")
+            if key not in known and not of_a_call and place in ("", *known):
+                return _no_such(key, config_name)
+    return None
 
 
 def quoted(arguments: list[str]) -> list[str]:
@@ -221,16 +241,25 @@ def _said_by_hydra(error: Exception, config_name: str) -> str:
     """Hydra's message, with a way out where its own leads nowhere."""
     text = str(error).partition("\nConfig search path")[0].rstrip()
     if found := re.match(r"Could not override '([^']+)'", text):
-        key, known = found[1], _keys(config_name)
-        # of two keys with one name the one that has it further up is more likely meant
-        close = sorted((other for other in known if other.endswith(f".{key}")), key=len)[:1]
-        close = close or difflib.get_close_matches(key, known, n=2, cutoff=0.75)
-        more = f"--cfg job prints all; an argument that was left to its default is added by +{key}=VALUE"
-        return f"{key}: there is no such key; " + (f"did you mean {' or '.join(close)}?" if close else more)
+        return _no_such(found[1], config_name)
     if "hydra/launcher" in text:
         text += "\ninstall it first: scripts/setup.sh sweep, or slurm, or as docs/CLUSTERS.md says"
     cause = str(error.__cause__ or "").partition("\n")[0]
     return text if cause in text else f"{text}\n{cause}"
+
+
+def _no_such(key: str, config_name: str) -> str:
+    """That a key does not exist, and which one may be meant."""
+    known = _keys(config_name)
+    place, _, name = key.rpartition(".")
+    top = f"{place.partition('.')[0]}." if place else ""
+    same_name = [other for other in known if other.startswith(top) and other.endswith(f".{name}")]
+    close = sorted(same_name, key=len)[:1]  # the one that has it further up is more likely meant
+    close = close or difflib.get_close_matches(key, known, n=2, cutoff=0.75)
+    hint = f"did you mean {' or '.join(close)}?" if close else "--cfg job prints all"
+    if f"{place}._target_" in known:
+        hint += f" An argument that was left to its default is added by +{key}=VALUE"
+    return f"{key}: there is no such key; {hint}"
 
 
 def _tell(error: Exception, config_name: str = "train") -> None:

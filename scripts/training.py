@@ -20,6 +20,7 @@ from seg.engine.ranks import Ranks, joined
 from seg.engine.resume import differing_keys
 from seg.errors import ConfigError
 from seg.models import load_weights
+from seg.models.pretrained import TORCHVISION
 from seg.ops import backend
 
 
@@ -118,8 +119,10 @@ def _where(runtime: Runtime, ranks: Ranks) -> str:
 
 def fresh_model(config: DictConfig, classes: int) -> nn.Module:
     """The net before the first step; raises ConfigError where a part of it would stay random for ever."""
+    _require_style(config)
     model = build(config.model, classes=classes)
     if config.weights is None:
+        _tell_of_a_random_trunk(config)
         return model
     bgr = bool(config.get("weights_bgr"))  # a run of before there was such a key lacks it
     report = load_weights(model.trunk, config.weights, download=config.download, bgr=bgr)
@@ -131,6 +134,27 @@ def fresh_model(config: DictConfig, classes: int) -> nn.Module:
             "would keep random; give weights that have them, or trunk.frozen_stages=0"
         )
     return model
+
+
+def _tell_of_a_random_trunk(config: DictConfig) -> None:
+    """A net as large as a ResNet is rarely meant to start from nothing."""
+    kind = config.trunk._target_.rpartition(".")[2]
+    if f"{kind}-imagenet" in TORCHVISION:
+        print(
+            f"{kind} starts from random weights; weights={kind}-imagenet download=true gives it ImageNet's", flush=True
+        )
+
+
+def _require_style(config: DictConfig) -> None:
+    """Raises ConfigError for torchvision's weights, whose names fit, where the net computes otherwise."""
+    caffe = config.trunk.get("style") == "caffe" or config.data.normalization._target_.endswith(".caffe_normalization")
+    if str(config.weights) in TORCHVISION and caffe:
+        raise ConfigError(
+            f"{config.weights} is of a net with other strides and images than the released DeepLab's, though names and "
+            "shapes fit; give with it trunk.style=torchvision "
+            "data.normalization._target_=seg.data.imagenet_normalization, or weights of the released net "
+            "(docs/REPRODUCE.md, section 2)"
+        )
 
 
 def _finished(folder: RunFolder, config: DictConfig) -> bool:

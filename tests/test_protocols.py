@@ -13,6 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from build import build, check  # noqa: E402
+from training import fresh_model  # noqa: E402
+
+from seg.errors import ConfigError  # noqa: E402
 
 CLASSES = {"voc": 21, "cityscapes": 19}
 PLAIN = {"voc": 44_619_861, "cityscapes": 44_617_811}
@@ -134,3 +137,20 @@ def test_images_are_of_the_stated_sizes(experiment: str, resize: list, crop: lis
     assert data.evaluate_transform.truth == truth
     assert data.train.split == ("train_aug" if data.name == "voc" else "train")
     assert build(data.normalization).std == (1.0, 1.0, 1.0)
+
+
+def test_weights_that_fit_by_name_alone_are_refused() -> None:
+    style = ["trunk.style=torchvision", "data.normalization._target_=seg.data.imagenet_normalization"]
+    for some in ([], style[:1], style[1:]):
+        with pytest.raises(
+            ConfigError, match="resnet101-imagenet is of a net with other strides .* trunk.style=torchv"
+        ):
+            fresh_model(configuration("paper/voc", "weights=resnet101-imagenet", *some), 21)
+
+
+def test_a_resnet_without_weights_is_told_of(capsys: pytest.CaptureFixture) -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        fresh_model(compose("train", ["trunk=resnet18", "run=U"]), 5)
+        fresh_model(compose("train", ["trunk=tiny", "run=U"]), 5)
+    told = capsys.readouterr().out.splitlines()
+    assert told == ["resnet18 starts from random weights; weights=resnet18-imagenet download=true gives it ImageNet's"]

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seg.data.labels import BACKGROUND
 from seg.data.object_size import boxes
 from seg.data.order import OrderedBatches, ShuffledBatches
 from seg.data.sample import IGNORE, Dataset, Sample
@@ -42,16 +43,18 @@ class BoxBatch:
     names: tuple[str, ...]
 
 
-def object_boxes(sample: Sample, smallest: int = 8) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def object_boxes(
+    sample: Sample, smallest: int = 8, background: int | None = 0
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Boxes [R, 4], (x1, y1, x2, y2) in label px, and classes [R] of the objects whose sides have `smallest` px.
 
-    An object's class is the commonest one among its pixels that are labelled and not background.
+    An object's class is the commonest one among its pixels that are labelled and not of the class `background`.
     """
     found: list[tuple[list[int], int]] = []
     for number, (rows, columns) in boxes(_objects(sample)).items():
         corners = [columns.start, rows.start, columns.stop, rows.stop]
         labels = sample.label[rows, columns][_objects(sample)[rows, columns] == number]
-        counts = np.bincount(labels[(labels != IGNORE) & (labels != 0)], minlength=1)
+        counts = np.bincount(labels[(labels != IGNORE) & (labels != background)], minlength=1)
         if counts.any() and min(corners[2] - corners[0], corners[3] - corners[1]) >= smallest:
             found.append((corners, int(counts.argmax())))
     return (
@@ -87,8 +90,9 @@ class BoxLoader:
             raise ConfigError(f"batch_size={batch_size}: at least 1 is needed")
         self.dataset, self.transform, self.batch_size, self.seed = dataset, transform, batch_size, seed
         self.flip, self.smallest = flip, smallest
+        self.background = next((number for number, name in enumerate(dataset.classes) if name in BACKGROUND), None)
         self.normalization = normalization or imagenet_normalization()
-        self.indices = [i for i in range(len(dataset)) if len(object_boxes(dataset[i], smallest)[0])]
+        self.indices = [i for i in range(len(dataset)) if len(self.boxes(dataset[i])[0])]
         if len(self.indices) < batch_size:
             raise ConfigError(
                 f"{dataset.name} {dataset.split} has {len(self.indices)} images with objects of {smallest} px or more, "
@@ -117,6 +121,10 @@ class BoxLoader:
             return sample
         return mirror(sample) if np.random.default_rng([self.seed, epoch, index]).random() < 0.5 else sample
 
+    def boxes(self, sample: Sample) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The boxes and classes of a sample's objects."""
+        return object_boxes(sample, self.smallest, self.background)
+
     def batch(self, samples: list[Sample]) -> BoxBatch:
         """Images side by side, at the upper left of a common size, and all their boxes."""
         height, width = (max(sample.image.shape[a] for sample in samples) for a in (0, 1))
@@ -125,7 +133,7 @@ class BoxLoader:
         for n, sample in enumerate(samples):
             h, w = sample.image.shape[:2]
             image[n, :, :h, :w] = self.normalization(torch.from_numpy(np.ascontiguousarray(sample.image))[None])[0]
-            corners, label = object_boxes(sample, self.smallest)
+            corners, label = self.boxes(sample)
             sizes.append(np.sqrt((corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])))
             ratio = np.array([w, h, w, h]) / np.array([*sample.label.shape[::-1], *sample.label.shape[::-1]])
             number = np.full((len(corners), 1), n)

@@ -78,13 +78,14 @@ class Cityscapes(FileDataset):
         if self._labels == "labelIds" and _looks_like_train_ids(counts):
             raise DataError(
                 f"{entry.label}: has the values {_listed(present)}, which are train ids where label ids are expected; "
-                "give the original labelIds files, or say labels=trainIds and name them ..._labelTrainIds.png"
+                "give the original labelIds files, or name them ..._labelTrainIds.png and say "
+                "+data.train.labels=trainIds +data.evaluate.labels=trainIds"
                 + (UNLABELLED if present.max(initial=0) < LABEL_ID_OF[0] else "")
             )
         if self._labels == "trainIds" and _looks_like_label_ids(present):
             raise DataError(
                 f"{entry.label}: has the values {_listed(present)}, which are label ids where train ids are expected; "
-                "say labels=labelIds, which needs no conversion"
+                "leave out labels=trainIds: label ids need no conversion"
             )
         return self._classes.label(mask, entry.label)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from seg.data.sample import IGNORE, Array
 from seg.errors import ConfigError, DataError
 
+BACKGROUND = ("background", "_background_")  # names of a class that is no thing
 NO_CLASS = 254  # marks, in a table of ids, the values that a mask must not have
 
 
@@ -118,7 +119,7 @@ def _classes(path: Path, content: dict[str, Any]) -> Classes:
         entries = entries[:-1]
     names = tuple(str(entry["name"]) for entry in entries)
     _check_names(path, names, ignore)
-    background = content.get("background", 0 if names[0] in ("background", "_background_") else None)
+    background = content.get("background", 0 if names[0] in BACKGROUND else None)
     things = content.get("things", [number for number in range(len(names)) if number != background])
     ids = {} if ignore == IGNORE else {**{number: number for number in range(len(names))}, ignore: IGNORE}
     return Classes(

@@ -112,6 +112,7 @@ class Batches:
     ) -> None:
         self.skipped: dict[str, int] = {}
         self._options = options
+        self._replaces = source.replacements > 0
         self._sampler = sampler
         self._loader: DataLoader[Any] = DataLoader(
             source,  # type: ignore[arg-type]  # a map from keys, not from numbers
@@ -137,6 +138,8 @@ class Batches:
                     raise DataError(mismatch)
                 if batch is not None:
                     yield batch
+                elif self._replaces:  # else epochs without a batch would follow one another for ever
+                    raise DataError(f"no good sample was found to take the place of bad ones: {problems[-1]}")
         except (RuntimeError, ConnectionError, EOFError) as error:
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise

@@ -75,7 +75,7 @@ def augmented_ids(train: Sequence[str], sbd: Sequence[str], val: Sequence[str]) 
 
 def _augmented(folder: Path, lists: Path, sbd_root: Path | str | None) -> list[Entry]:
     if sbd_root is None:
-        raise ConfigError(f"split=train_aug needs sbd_root; {SBD_HINT}")
+        raise ConfigError(f"split=train_aug needs SBD's images, +data.train.sbd_root=FOLDER; {SBD_HINT}")
     sbd = find_root(sbd_root, (".", "dataset", "benchmark_RELEASE/dataset"), "cls", SBD_HINT)
     train, val = read_ids(lists / "train.txt"), read_ids(lists / "val.txt")
     in_sbd = [name for part in ("train", "val") for name in read_ids(sbd / f"{part}.txt")]

@@ -17,9 +17,10 @@ NAME = re.compile(r"step_(\d+)\.pt")
 
 
 def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = 2) -> Path:
-    """Write `state` as step_N.pt with its sha256 beside it, durably; then delete all but the newest `keep`.
+    """Write `state` as step_N.pt with its sha256 beside it, durably; then delete older ones, so that `keep` are left.
 
-    The old checkpoints stay until the new one is on disk. Raises RunError, naming the file, when it can't be written.
+    The old checkpoints stay until the new one is on disk. A later step's file, which a run passes over where it is
+    damaged, does not count: the run comes to it again. Raises RunError, naming the file, when it can't be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".*.tmp"):
@@ -34,7 +35,8 @@ def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = 2) -> Pa
             f"could not write the checkpoint {path} ({error}); earlier checkpoints are untouched. "
             "Free some space and run the same command again to go on"
         ) from error
-    remove(list_checkpoints(folder)[keep:])
+    older = [path for path in list_checkpoints(folder) if step_of(path) < step]
+    remove(older[keep - 1 :])
     return path
 
 

@@ -337,6 +337,7 @@ class _Run:
             "seconds": self.seconds,
             "config": self.config,
             "precision": self.runtime.precision,
+            "losses": [loss.cpu() for loss in self.losses],
             "random": random_states,
         }
         if self.average is not None:
@@ -363,6 +364,7 @@ class _Run:
         if (before := state.get("precision", self.runtime.precision)) != self.runtime.precision:
             print(f"trained in {before} so far; goes on in {self.runtime.precision} here", flush=True)
         self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
+        self.losses.extend(loss.to(self.runtime.device) for loss in state.get("losses", []))  # older files have none
         if self.step < self.trainer.iterations and self.ranks.first:
             self.folder.result.unlink(missing_ok=True)  # of weights that will not be the last
         if self.resume != "auto" and self.ranks.first:

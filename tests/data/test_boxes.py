@@ -24,6 +24,22 @@ def test_boxes_hold_their_object_and_have_its_commonest_class():
     assert classes.tolist() == [3, 4]
 
 
+def test_class_0_is_a_class_where_it_is_no_background():
+    without = sample()
+    without.label[without.label == 3] = 0
+    assert object_boxes(without, smallest=3)[1].tolist() == [4]
+    assert object_boxes(without, smallest=3, background=None)[1].tolist() == [0, 4]
+
+    class Things(Repeated):
+        classes = ("door", "wheel", "lamp", "glass", "plate")
+
+        def __getitem__(self, index):
+            return without
+
+    loaded = next(iter(BoxLoader(Things(), evaluation_transform(), batch_size=1, smallest=3)))
+    assert loaded.label.tolist() == [0, 4]
+
+
 def test_small_objects_are_left_out():
     assert object_boxes(sample(), smallest=4)[1].tolist() == [3]
 

@@ -238,6 +238,15 @@ def test_fault_32_more_bad_samples_than_the_limit_are_an_error_all_the_same(fold
         list(loader.epoch(0))
 
 
+@pytest.mark.fault(32)
+def test_fault_32_bad_samples_alone_are_an_error_however_few(folder_root: Path) -> None:
+    for path in (folder_root / "images" / "train").iterdir():
+        path.write_bytes(b"")
+    loader = train_loader(Folder(folder_root), training_transform(), batch_size=2, on_bad_sample="skip")
+    with pytest.raises(DataError, match=r"no good sample was found to take the place of bad ones: .*train_.*\.png"):
+        list(loader.epoch(0))
+
+
 def test_a_skipped_sample_is_missing_from_an_evaluation(folder_root: Path) -> None:
     (folder_root / "labels" / "val" / "val_0.png").unlink()
     loader = evaluate_loader(Folder(folder_root, "val"), evaluation_transform(), on_bad_sample="skip")

@@ -115,7 +115,7 @@ def test_train_aug_takes_vocs_masks_first_and_sbds_for_the_rest(
 
 
 def test_train_aug_without_sbd_is_refused_with_the_way_out(voc_root: Path) -> None:
-    with pytest.raises(ConfigError, match="split=train_aug needs sbd_root; give the folder that holds SBD's img"):
+    with pytest.raises(ConfigError, match="split=train_aug needs SBD's images, .*give the folder that holds SBD's img"):
         VOC(voc_root, "train_aug")
 
 

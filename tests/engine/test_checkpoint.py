@@ -24,6 +24,17 @@ def test_newest_good_checkpoint_is_found_and_old_ones_go(tmp_path: Path) -> None
     assert oct(checkpoint.list_checkpoints(tmp_path)[0].stat().st_mode & 0o777) == "0o644"
 
 
+def test_a_damaged_newer_file_takes_no_place_of_a_good_one(tmp_path: Path) -> None:
+    for step in (5, 10):
+        checkpoint.save(tmp_path, step, state(step))
+    (tmp_path / "step_00000010.pt").write_bytes(b"half")
+    checkpoint.save(tmp_path, 7, state(7), keep=1)
+    assert checkpoint.newest(tmp_path)[0]["step"] == 7
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == ["step_00000010.pt", "step_00000007.pt"]
+    checkpoint.save(tmp_path, 12, state(12), keep=1)
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == ["step_00000012.pt"]
+
+
 @pytest.mark.fault(48)
 def test_fault_48_kill_during_save_leaves_the_previous_one(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 1, state(1))

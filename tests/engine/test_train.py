@@ -100,6 +100,22 @@ def test_fault_53_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, stop_
     assert losses[0] == losses[1]
 
 
+def test_a_record_after_a_stop_has_the_mean_loss_of_the_steps_before_it_too(tmp_path: Path) -> None:
+    class Signalled(Batches):
+        def epoch(self, number: int, start: int = 0):
+            for index, batch in enumerate(super().epoch(number, start), start):
+                if 5 * number + index == 5:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+    train(tmp_path / "whole", iterations=8, log_every=4)
+    with pytest.raises(Preempted, match="at step 6"):
+        train(tmp_path / "parts", iterations=8, log_every=4, loader=Signalled())
+    train(tmp_path / "parts", iterations=8, log_every=4)
+    whole, parts = (RunFolder(tmp_path / name).read_metrics() for name in ("whole", "parts"))
+    assert [(row["step"], row["loss"]) for row in whole] == [(row["step"], row["loss"]) for row in parts]
+
+
 def test_going_on_in_another_precision_is_said_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     train(tmp_path, iterations=2, precision="bf16")
     train(tmp_path, iterations=4)
