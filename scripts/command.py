@@ -48,6 +48,10 @@ NOT_IN_NAME = (
     "hydra",
 )
 OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+NO_MEMORY = (  # torch's words for the CPU and for a GPU, cuBLAS's, OpenCV's
+    "DefaultCPUAllocator", "CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
+    "Insufficient memory",
+)  # fmt: skip
 LONGEST_NAME = 200  # bytes; file systems allow 255
 
 
@@ -230,11 +234,15 @@ def _requeue() -> None:
         print(f"Slurm starts job {job} again" if done.returncode == 0 else done.stderr.strip(), file=sys.stderr)
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Whether memory was short, on a GPU or for the CPU; told without importing torch."""
-    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
-    of_torch, of_opencv = "DefaultCPUAllocator", "Insufficient memory"
-    return named or of_torch in str(error) or of_opencv in str(error)
+def _out_of_memory(error: Exception) -> str | None:
+    """The line that says so, where memory was short, on a GPU or for the CPU; told without importing torch.
+
+    An operator of ours, and a rank of several, leave nothing but the words of torch's error.
+    """
+    lines = str(error).splitlines() or [type(error).__name__]
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return lines[0]
+    return next((line for line in reversed(lines) if any(words in line for words in NO_MEMORY)), None)
 
 
 def _said_by_hydra(error: Exception, config_name: str) -> str:
@@ -263,9 +271,9 @@ def _no_such(key: str, config_name: str) -> str:
 
 
 def _tell(error: Exception, config_name: str = "train") -> None:
-    if _out_of_memory(error):
+    if line := _out_of_memory(error):
         print(
-            f"error: out of memory ({str(error).splitlines()[0][:200]}); use a smaller data.batch_size with a larger "
+            f"error: out of memory ({line[:200]}); use a smaller data.batch_size with a larger "
             "trainer.accumulate, a smaller data.train_transform.crop, runtime.precision=bf16, or more trainer.devices; "
             "a net that is trained already takes less by evaluate.py run=FOLDER inference.window=[HEIGHT,WIDTH]",
             file=sys.stderr,

@@ -125,6 +125,7 @@ def _counted(model: nn.Module, data: Any, config: DictConfig, runtime: Runtime, 
         workers=config.data.workers,
         rank=ranks.rank,
         world=ranks.world,
+        pin_memory=runtime.device.type == "cuda",
         **_reading(config),
     )
     return evaluate(

@@ -283,7 +283,8 @@ def movement(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
     trainer.iterations = min(wanted.steps or trainer.iterations, trainer.iterations)
     trainer.evaluate_every = None
     model = runtime.place(fresh_model(settings, len(training.classes)))
-    parts = (model, batches_of(settings, training, Ranks()), build(settings.optimizer, model), build(settings.schedule))
+    batches = batches_of(settings, training, Ranks(), runtime)
+    parts = (model, batches, build(settings.optimizer, model), build(settings.schedule))
     image = torch.cat([one.batch.image for one in seen(net, data, images_of(data, wanted))])
     found = Movement()
     with tempfile.TemporaryDirectory() as folder, found.watch(model, runtime.image(image), parts[2], wanted.every):

@@ -81,7 +81,7 @@ def _train_in(folder: RunFolder, config: DictConfig, runtime: Runtime, ranks: Ra
     )
     evaluated = trainer.train(
         model,
-        batches_of(config, data, ranks),
+        batches_of(config, data, ranks, runtime),
         build(config.optimizer, model),
         build(config.schedule),
         folder=folder,
@@ -97,7 +97,7 @@ def _train_in(folder: RunFolder, config: DictConfig, runtime: Runtime, ranks: Ra
         evaluate_run(folder, config, model=evaluated, runtime=runtime, ranks=ranks)
 
 
-def batches_of(config: DictConfig, data: Any, ranks: Ranks) -> EpochBatches:
+def batches_of(config: DictConfig, data: Any, ranks: Ranks, runtime: Runtime) -> EpochBatches:
     return train_loader(
         data.without_objects(),
         build(config.data.train_transform),
@@ -109,6 +109,7 @@ def batches_of(config: DictConfig, data: Any, ranks: Ranks) -> EpochBatches:
         normalization=build(config.data.normalization),
         rank=ranks.rank,
         world=ranks.world,
+        pin_memory=runtime.device.type == "cuda",
     )
 
 

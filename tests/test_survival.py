@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -106,6 +107,25 @@ def test_fault_58_out_of_memory_is_told_with_the_knobs_and_the_sweep_goes_on(tmp
     assert "Traceback" not in done.stderr
     states = {path.parent.name: json.loads(path.read_text())["state"] for path in tmp_path.rglob("status.json")}
     assert [states[name] for name in sorted(states, key=len)] == ["done", "failed"]
+
+
+@pytest.mark.fault(58)
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RunError(
+            "rank 1: Traceback (most recent call last):\n  ...\ntorch.OutOfMemoryError: CUDA out of memory. Tried"
+        ),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError(),
+    ],
+)
+def test_fault_58_memory_is_short_whoever_says_so(error: Exception, capsys: pytest.CaptureFixture) -> None:
+    command._tell(error)
+    told = capsys.readouterr().err
+    assert re.match(r"error: out of memory \(.*(CUDA out of memory|CUBLAS|MemoryError).*\); use a smaller data", told)
+    assert told.count("\n") == 1
 
 
 def test_a_preempted_job_asks_slurm_to_queue_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,12 @@
 #include <array>
 #include <limits>
 
+#ifdef STABLE_TORCH_ERROR_CODE_CHECK  // throws with the words of the error, which torch before 2.13 does not pass on
+#define SEG_CHECK_CALL STABLE_TORCH_ERROR_CODE_CHECK
+#else
+#define SEG_CHECK_CALL TORCH_ERROR_CODE_CHECK
+#endif
+
 namespace seg::cuda {
 
 namespace {
@@ -46,7 +52,7 @@ Tensor to_weight(const Tensor& matrices, const Conv& conv) {
 void multiply(const Tensor& a, const Tensor& b, Tensor& out) {
   std::array<StableIValue, 3> stack{torch::stable::detail::from(a), torch::stable::detail::from(b),
                                     torch::stable::detail::from(out)};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::bmm", "out", stack.data(), TORCH_ABI_VERSION));
+  SEG_CHECK_CALL(torch_call_dispatcher("aten::bmm", "out", stack.data(), TORCH_ABI_VERSION));
   torch::stable::detail::to<Tensor>(stack[0]);  // the stack's reference to `out` is ours to release
 }
 

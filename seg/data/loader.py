@@ -119,7 +119,7 @@ class Batches:
             batch_sampler=sampler,  # type: ignore[arg-type]
             num_workers=options.workers,
             collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=options.pin_memory,
             persistent_workers=options.workers > 0,
             worker_init_fn=_start_worker if options.workers else None,
             generator=torch.Generator(),  # so that the global random state isn't touched
@@ -141,7 +141,8 @@ class Batches:
                 elif self._replaces:  # else epochs without a batch would follow one another for ever
                     raise DataError(f"no good sample was found to take the place of bad ones: {problems[-1]}")
         except (RuntimeError, ConnectionError, EOFError) as error:
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            of_workers = ("DataLoader worker", "Pin memory thread")  # the thread dies of what a dead worker leaves
+            if isinstance(error, RuntimeError) and not any(words in str(error) for words in of_workers):
                 raise
             self._end_workers()
             raise RunError(
@@ -197,11 +198,12 @@ class EpochBatches(Batches):
 
 @dataclass(frozen=True)
 class Reading:
-    """How samples are read: worker processes, and what to do about bad ones."""
+    """How samples are read: worker processes, what to do about bad ones, and into which kind of memory."""
 
     workers: int = 0
     on_bad_sample: str = "raise"
     skip_limit: int = 10
+    pin_memory: bool = False
 
     def __post_init__(self) -> None:
         if self.on_bad_sample not in POLICIES:
@@ -223,12 +225,14 @@ def train_loader(
     on_bad_sample: str = "raise",
     skip_limit: int = 10,
     size_by: str = "object",
+    pin_memory: bool = False,
 ) -> EpochBatches:
     """Shuffled batches of batch_size samples on each of `world` ranks; read them with `.epoch(number, start)`.
 
     normalization: ImageNet's unless given
     on_bad_sample: "raise" a DataError, or "skip": the next good sample takes the place of a bad one; after
                    skip_limit different problems it is an error all the same
+    pin_memory:    make batches in memory that a GPU can copy from while it computes
     raises:        ConfigError if the data set is shorter than one batch of all ranks
     """
     if batch_size < 1:
@@ -239,7 +243,7 @@ def train_loader(
             f"{dataset.name} {dataset.split} has {len(dataset)} images, batch_size={batch_size}{ranks} takes more: "
             "lower batch_size"
         )
-    options = Reading(workers, on_bad_sample, skip_limit)
+    options = Reading(workers, on_bad_sample, skip_limit, pin_memory)
     # one more bad sample than skip_limit ends the run, so more replacements are never needed
     source = Transformed(dataset, transform, seed, skip_limit if on_bad_sample == "skip" else 0)
     sampler = ShuffledBatches(len(dataset), batch_size, seed, rank, world)
@@ -258,6 +262,7 @@ def evaluate_loader(
     on_bad_sample: str = "raise",
     skip_limit: int = 10,
     size_by: str = "object",
+    pin_memory: bool = False,
 ) -> Batches:
     """Every image once, in order; rank r of `world` reads images r, r + world, ... Iterate over it.
 
@@ -265,7 +270,7 @@ def evaluate_loader(
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size={batch_size}: at least 1 is needed")
-    options = Reading(workers, on_bad_sample, skip_limit)
+    options = Reading(workers, on_bad_sample, skip_limit, pin_memory)
     source = Transformed(dataset, transform, 0, 0)
     sampler = OrderedBatches(len(dataset), batch_size, rank, world)
     return Batches(source, sampler, Collate(normalization or imagenet_normalization(), size_by), options)

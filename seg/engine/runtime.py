@@ -81,6 +81,8 @@ class Runtime:
     def take_gpu(self, index: int) -> None:
         """Use the GPU of this number, as one of several processes on this host."""
         count = torch.cuda.device_count()
+        if count == 1 and os.environ.get("SEG_RANKS") == "slurm":  # which shows each task its own where it binds them
+            index = 0
         if index >= count:
             raise ConfigError(f"process {index} on this host finds {count} GPUs; use trainer.devices={count}")
         torch.cuda.set_device(index)
@@ -140,7 +142,8 @@ def _fastest_precision(device: torch.device) -> Precision:
     source: docs/SCALING.md, measured with AVX512_BF16: a half to three quarters of fp32's time, the same scores
     """
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        with torch.cuda.device(device):  # torch asks about the current one
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     found: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch cannot tell: fp32
     return "bf16" if found.get("avx512_bf16") or found.get("amx_bf16") else "fp32"
 

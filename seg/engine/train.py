@@ -359,7 +359,8 @@ class _Run:
                 self.average.n_averaged.copy_(state["averaged"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise ConfigError(f"the checkpoint in {self.folder.path} is of another model: {error}") from error
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # else saved in a precision that needs none
+            self.scaler.load_state_dict(state["scaler"])
         restore_random_state(state["random"], self.ranks, self.runtime.device)
         if (before := state.get("precision", self.runtime.precision)) != self.runtime.precision:
             print(f"trained in {before} so far; goes on in {self.runtime.precision} here", flush=True)

@@ -31,6 +31,9 @@ PROCESSOR_FLAGS = {
 }
 
 
+OLDEST_GPU = (7, 0)  # compute capability: kernels' arguments are __grid_constant__
+
+
 class Unavailable(RuntimeError):
     """There is no compiled library here; the text says why and what would help."""
 
@@ -130,6 +133,11 @@ def gpu_code(capability: tuple[int, int], known: Sequence[str]) -> str:
     raises: Unavailable for a GPU that is older than all of them
     """
     number = f"{capability[0]}{capability[1]}"
+    if capability < OLDEST_GPU:
+        raise Unavailable(
+            f"the GPU has compute capability {capability[0]}.{capability[1]}; the kernels are written for "
+            f"{OLDEST_GPU[0]}.{OLDEST_GPU[1]} and later"
+        )
     if number in known or not known:  # an nvcc that lists nothing says itself what it can't do
         return f"-gencode=arch=compute_{number},code=[sm_{number},compute_{number}]"
     older = [n for n in known if n.isdigit() and int(n) < int(number)]

@@ -1,5 +1,7 @@
 """Which number type a run computes in where it is left to the machine; and what compiling must not hide."""
 
+import contextlib
+
 import cv2
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch import nn
 
 from seg.analysis import offset_statistics, record_offsets
 from seg.engine import Runtime
+from seg.errors import ConfigError
 from seg.models import Deform
 
 
@@ -33,7 +36,22 @@ def test_a_processor_that_multiplies_in_bf16_is_asked_to(
 def test_a_gpu_that_would_emulate_bf16_keeps_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert Runtime(device="cuda").precision == "fp32"
+    asked = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: asked.append(device) or contextlib.nullcontext())
+    assert Runtime(device="cuda:1").precision == "fp32"
+    assert asked == [torch.device("cuda:1")]
+
+
+def test_a_task_that_slurm_shows_one_gpu_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, runtime = [], Runtime(device="cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    with pytest.raises(ConfigError, match="process 1 on this host finds 1 GPUs; use trainer.devices=1"):
+        runtime.take_gpu(1)
+    monkeypatch.setenv("SEG_RANKS", "slurm")
+    runtime.take_gpu(1)
+    assert taken == [0]
+    assert runtime.device == torch.device("cuda:0")
 
 
 def test_a_net_in_its_place_computes_as_the_run_says(monkeypatch: pytest.MonkeyPatch) -> None:

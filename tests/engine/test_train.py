@@ -124,6 +124,12 @@ def test_going_on_in_another_precision_is_said_and_recorded(tmp_path: Path, caps
     assert found == ["bf16", "bf16", "fp32", "fp32"]
 
 
+def test_a_run_goes_on_in_fp16_from_a_precision_without_a_scale(tmp_path: Path) -> None:
+    train(tmp_path, iterations=2)
+    train(tmp_path, iterations=4, precision="fp16")
+    assert [record["precision"] for record in RunFolder(tmp_path).read_metrics()] == ["fp32", "fp32", "fp16", "fp16"]
+
+
 def test_offsets_that_explode_are_told_of_once_for_each_layer(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     means = iter([2.0, 17.0, 40.0, 3.0])
 

@@ -37,6 +37,13 @@ def test_a_gpu_older_than_the_toolkit_is_refused_with_the_way_out():
         recipe.gpu_code((7, 0), KNOWN)
 
 
+def test_a_gpu_older_than_the_kernels_is_refused():
+    with pytest.raises(
+        recipe.Unavailable, match=r"compute capability 6\.1; the kernels are written for 7\.0 and later"
+    ):
+        recipe.gpu_code((6, 1), ("61", "70"))
+
+
 def test_the_plain_path_is_the_default_and_the_other_an_explicit_choice(monkeypatch):
     monkeypatch.delenv("SEG_CUDA_PATH", raising=False)
     assert cuda_path() == "plain"
