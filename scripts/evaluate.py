@@ -13,7 +13,7 @@ def main(config: DictConfig) -> None:
 
     from seg.engine import RunFolder
     from seg.errors import ConfigError
-    from seg.report import comparison_table, read_runs
+    from seg.report import evaluation_table, read_run
 
     if (config.run is None) == (config.predictions is None):
         raise ConfigError("give run=RUN_FOLDER, or predictions=FOLDER with data=NAME data.root=FOLDER")
@@ -31,7 +31,9 @@ def main(config: DictConfig) -> None:
     print(result["protocol"])
     if "official" in result:
         print(f"mIoU by cityscapesscripts: {result['official']['miou']:.6f}; by this program: {result['miou']:.6f}")
-    print(comparison_table(read_runs(output or config.run or config.predictions)))
+    target = output or Path(config.run or config.predictions)
+    print(evaluation_table(read_run(target)))
+    print(f"\nall of it is in {target / 'result.json'}")
 
 
 if __name__ == "__main__":

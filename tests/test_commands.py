@@ -96,6 +96,23 @@ def test_evaluating_again_gives_the_same_numbers(trained: Path, tmp_path: Path) 
     for key in ("miou", "iou", "per_image", "effective_dilation", "protocol"):
         assert before[key] == after[key], key
     assert f"{after['miou']:.3f}" in table
+    for name, value in after["iou"].items():
+        assert re.search(rf"^{name} +{value:.3f}$" if value is not None else rf"^{name} ", table, re.MULTILINE)
+    assert re.search(r"^layer +small +medium +large +background$", table, re.MULTILINE)
+    assert f"all of it is in {tmp_path / 'result.json'}" in table
+
+
+def test_masks_of_0_and_255_do_not_pass_for_perfect(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("background\ncrack\n")
+    for kind, value in (("images", 9), ("labels", 0), ("predictions", 0)):
+        folder = tmp_path / kind if kind == "predictions" else tmp_path / kind / "val"
+        folder.mkdir(parents=True)
+        pixels = np.full((20, 20), value, np.uint8)
+        if kind == "labels":
+            pixels[5:9] = 255
+        Image.fromarray(pixels).save(folder / "a.png")
+    said = succeed("evaluate.py", f"predictions={tmp_path / 'predictions'}", "data=folder", f"data.root={tmp_path}")
+    assert "mIoU is over 1 of 2 classes; neither labelled nor predicted: crack" in said
 
 
 def test_sampling_points_lie_on_the_picture_whatever_size_the_truth_has(trained: Path, tmp_path: Path) -> None:

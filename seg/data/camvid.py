@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seg.data.files import Entry, FileDataset, find_image, find_root, images_in, read_ids
+from seg.data.files import Entry, FileDataset, find_image, find_root, images_in, read_ids, require_split
 from seg.data.labels import Classes, read_classes
 from seg.data.sample import IGNORE
 from seg.errors import DataError
@@ -19,13 +19,13 @@ COLOURS = (
 )  # fmt: skip
 VOID = 11
 THINGS = ("signsymbol", "car", "pedestrian", "bicyclist")
-HINT = "give the folder that holds images, labels and SPLIT.txt, or the SegNet tutorial's with train and trainannot"
+HINT = "give the folder that holds images/SPLIT and labels/SPLIT, or the SegNet tutorial's with train and trainannot"
 
 
 class CamVid(FileDataset):
     """CamVid: 367 train, 101 val and 233 test images; void (11) is ignored.
 
-    root:   images/SPLIT/ID.jpg, labels/SPLIT/ID.png, SPLIT.txt with the ids;
+    root:   images/SPLIT/ID.jpg, labels/SPLIT/ID.png and, if it is to be a part of them, SPLIT.txt with the ids;
             or SPLIT/ID.png and SPLITannot/ID.png as in the SegNet tutorial
     things: names of the classes that are objects, by default those of classes.json, or signs, cars, pedestrians and
             bicyclists; CamVid has no object masks, so objects are connected components
@@ -47,9 +47,12 @@ class CamVid(FileDataset):
 
 
 def _entries(folder: Path, split: str) -> list[Entry]:
-    images, labels = folder / "images" / split, folder / "labels" / split
-    names = read_ids(folder / f"{split}.txt")
-    return [Entry(name, find_image(images, name), labels / f"{name}.png") for name in names]
+    images, labels = require_split(folder, split, folder / "images" / split), folder / "labels" / split
+    ids = folder / f"{split}.txt"
+    found = {name: find_image(images, name) for name in read_ids(ids)} if ids.is_file() else images_in(images)
+    if not found:
+        raise DataError(f"{images}: there are no images in it")
+    return [Entry(name, image, labels / f"{name}.png") for name, image in found.items()]
 
 
 def _tutorial_entries(folder: Path, split: str) -> list[Entry]:

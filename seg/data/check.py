@@ -88,7 +88,12 @@ class Report:
     def _verdict(self) -> list[str]:
         if self.ok:
             absent = [name for name, count in zip(self.classes, self.images_with, strict=True) if count == 0]
-            return ["no problems", *([f"classes that don't occur: {', '.join(absent)}"] if absent else [])]
+            note = f"classes that don't occur: {', '.join(absent)}"
+            if self.ignored:
+                note += (
+                    f"; {IGNORE} is not counted: where it stands for a class, as in masks of 0 and 255, write its id"
+                )
+            return ["no problems", *([note] if absent else [])]
         return [f"{len(self.problems)} problems", *(f"  {problem}" for problem in self.problems)]
 
 

@@ -63,11 +63,17 @@ class DeformConv2d(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
+        self.kernel_size = pair(kernel_size, "kernel_size")
+        for name, least in (
+            ("kernel_size", min(self.kernel_size)), ("in_channels", in_channels), ("out_channels", out_channels)
+        ):  # fmt: skip
+            if least < 1:
+                raise ValueError(f"{name}={least} has to be at least 1")
         if groups < 1 or in_channels % groups or out_channels % groups:
             raise ValueError(f"groups={groups} has to divide in_channels={in_channels} and out_channels={out_channels}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size, self.stride = pair(kernel_size, "kernel_size"), pair(stride, "stride")
-        self.padding, self.dilation = pair(padding, "padding"), pair(dilation, "dilation")
+        self.stride, self.padding = pair(stride, "stride"), pair(padding, "padding")
+        self.dilation = pair(dilation, "dilation")
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.reset_parameters()

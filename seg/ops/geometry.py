@@ -16,7 +16,7 @@ def pair(value: int | tuple[int, ...] | list[int], name: str) -> Pair:
     """
     if isinstance(value, int):
         return value, value
-    if isinstance(value, tuple | list) and len(value) == 2:
+    if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(one, int) for one in value):
         return value[0], value[1]
     raise ValueError(f"{name}={value!r} is neither a whole number nor a pair (rows, columns) of them")
 

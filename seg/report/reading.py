@@ -35,6 +35,11 @@ def read_runs(folder: Path | str) -> list[Run]:
     return tell_apart(_mark_other_data(runs))
 
 
+def read_run(folder: Path) -> Run:
+    """The run in a folder, without those below it; one that failed or can't be read says why."""
+    return _read_or_mark(folder, folder)
+
+
 def read_result(path: Path) -> tuple[Result, str | None, int | None]:
     """A result.json with its variant's label and seed, if it names them.
 

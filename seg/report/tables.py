@@ -36,6 +36,20 @@ def comparison_table(runs: Sequence[Run], baseline: str | None = None) -> str:
     return "\n".join(lines)
 
 
+def evaluation_table(run: Run) -> str:
+    """What one evaluation says, for a terminal: the comparison's row, IoU by class, effective dilation by layer."""
+    parts = [comparison_table([run])]
+    for variant in gather([run]) if run.result else ():
+        classes = by_class([variant])
+        parts.append(as_text(classes))
+        if absent := [name for name, (cell,) in classes.rows if cell.value is None]:
+            counted, of = len(classes.rows) - len(absent), len(classes.rows)
+            parts.append(f"mIoU is over {counted} of {of} classes; neither labelled nor predicted: {', '.join(absent)}")
+        if variant.layers:
+            parts.append("effective dilation (cells)\n" + as_text(dilation(variant)))
+    return "\n\n".join(parts)
+
+
 def ablation(variants: Sequence[Variant], baseline: Variant, data: str) -> Table:
     """Accuracy over seeds, the difference to the baseline with its interval, and the paper's own value."""
     columns = [("", "mIoU"), ("", _against(baseline)), ("", "95 % interval"), ("", "pixel accuracy"), ("", "runs")]

@@ -41,6 +41,11 @@ def test_void_is_ignored_and_cars_are_objects(camvid_root: Path, street: np.ndar
     np.testing.assert_array_equal(data[0].objects, expected)
 
 
+def test_without_a_list_all_images_of_the_split_are_read(camvid_root: Path) -> None:
+    (camvid_root / "test.txt").unlink()
+    assert CamVid(camvid_root, "test").names == ["0001TP_008550", "Seq05VD_f02370"]
+
+
 def test_the_segnet_tutorials_folders_are_read(
     tmp_path: Path, picture: Callable[..., np.ndarray], save_mask: Callable[..., Path], street: np.ndarray
 ) -> None:
@@ -78,7 +83,7 @@ def test_fault_37_id_12_is_refused_by_file_and_value(camvid_root: Path, save_mas
 
 @pytest.mark.fault(40)
 def test_fault_40_a_missing_root_or_list_is_refused_with_the_way_out(camvid_root: Path) -> None:
-    with pytest.raises(DataError, match="there is no labels in it; give the folder that holds images, labels"):
+    with pytest.raises(DataError, match="there is no labels in it; give the folder that holds images/SPLIT"):
         CamVid(camvid_root / "images")
-    with pytest.raises(DataError, match=r"val\.txt: no such list of ids; there are lists for test"):
+    with pytest.raises(DataError, match="split=val: no folder images/val in .*; there are test"):
         CamVid(camvid_root, "val")

@@ -61,6 +61,7 @@ def test_fault_09_wrong_shapes_are_named(changes, told):
         (dict(padding=-1), r"padding=\(-1, -1\) has to be at least 0"),
         (dict(padding=0, dilation=(1, 4)), r"reaches over 3x9 cells .* padded input has 5x7"),
         (dict(stride=(1, 2, 3)), r"stride=\(1, 2, 3\) is neither a whole number nor a pair"),
+        (dict(stride=(1.0, 1.0)), r"stride=\(1.0, 1.0\) is neither a whole number nor a pair"),
         (dict(stride=1.5), r"stride=1.5 is neither"),
         (dict(input=torch.randn(2, 6, 0, 7)), r"padded input has 2x9"),
     ],
@@ -106,6 +107,9 @@ def test_fault_11_mixed_dtypes_and_devices_are_refused(changes, told):
 def test_layer_and_positions_name_what_does_not_fit():
     with pytest.raises(ValueError, match=r"groups=4 has to divide in_channels=6"):
         DeformConv2d(6, 4, 3, groups=4)
+    for arguments, words in (((6, 4, 0), "kernel_size=0"), ((0, 4, 3), "in_channels=0"), ((4, 0, 3), "out_channels=0")):
+        with pytest.raises(ValueError, match=f"{words} has to be at least 1"):
+            DeformConv2d(*arguments)
     with pytest.raises(ValueError, match=r"offset is \[1, 7, 2, 2\]"):
         sampling_positions(torch.zeros(1, 7, 2, 2), 3)
 
