@@ -29,7 +29,8 @@ class Runtime:
 
     device:        "auto" takes a GPU where there is one.
     precision:     number type of the heavy operators, in training and out of it; "auto" is bf16 on a GPU or processor
-                   that multiplies in bf16, else fp32. Weights, losses, sampling positions and counts are not in it.
+                   that multiplies in bf16, else fp32. Weights, losses and counts are not in it; offsets are, as a
+                   convolution emits them, and positions are summed from them in fp32.
     channels_last: memory layout that convolutions like best, on CPU and GPU alike.
     deterministic: whether two runs on one machine have the same bits on a GPU as well; slower there.
     threads:       CPU threads; 0 leaves the choice to torch.

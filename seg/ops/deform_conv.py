@@ -36,7 +36,7 @@ def deform_conv2d(
 
     input:   [N, C, H, W] float32, float64, bfloat16 or float16; sums and positions are float32 (float64 for float64)
     offset:  [N, 2*G*kh*kw, h, w] in cells of the input: group-major, then tap, then (y, x); added after dilation.
-             In the input's dtype or float32; under autocast it stays as it is, for half precision moves the samples
+             In the input's dtype or float32; autocast leaves it as it is, for half precision moves the samples
     weight:  [O, C/groups, kh, kw]
     mask:    [N, G*kh*kw, h, w], a factor for each sample; None is 1. Dtype as for the offset
     returns: [N, O, h, w] in the input's dtype and memory format
