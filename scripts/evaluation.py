@@ -248,6 +248,12 @@ def _last_logged(folder: RunFolder, key: str) -> Any:
     return found[-1].get(key) if found else None
 
 
+def _called(predictions: Path) -> str:
+    """A folder's name, with its parent's where it says nothing of whose predictions they are."""
+    generic = ("ids", "label_ids", "labels", "predictions", "pred", "results")
+    return "/".join(predictions.parts[-2:]) if predictions.name in generic else predictions.name
+
+
 def evaluate_folder_of_predictions(
     predictions: Path, config: DictConfig, *, output: Path | None = None, official: bool = False
 ) -> dict[str, Any]:
@@ -267,7 +273,7 @@ def evaluate_folder_of_predictions(
     )
     result = {
         "schema": 1,
-        "variant": predictions.name,
+        "variant": _called(predictions.resolve()),
         "commit": commit(),
         "versions": versions(),
         "command": shlex.join(["python", *sys.argv]),

@@ -33,4 +33,6 @@ def _beyond(values: Mapping[str, Any]) -> bool:
 
 
 def _text(value: Any) -> str:
-    return f"{value:.1f}" if isinstance(value, int | float) else "unknown"
+    if not isinstance(value, int | float):
+        return "unknown"
+    return f"{value:.1f}" if value < 1e6 else f"{value:.3g}"

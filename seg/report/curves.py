@@ -34,8 +34,8 @@ def training(variants: Sequence[Variant]) -> list[Panel]:
 
 
 def offset_panels(variant: Variant) -> list[Panel]:
-    """Mean and largest |offset| of each layer by step in the variant's first run; a limit is drawn once passed."""
-    training = variant.runs[0].training
+    """Mean and largest |offset| of each layer by step in the variant's first run that counts, and passed limits."""
+    training = next((run for run in variant.runs if run.result), variant.runs[0]).training
     found = []
     for key, word, limit in _KINDS:
         curves = {name: curve_of(training, _reader(name, key), 1, peaks=key == "max") for name in _layers(training)}

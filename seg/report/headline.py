@@ -8,6 +8,7 @@ import numpy as np
 
 from seg.alarms import exploded
 from seg.report.results import SIZES, Run
+from seg.report.settings import passed_over, said, some_lack
 from seg.report.statistics import Difference
 from seg.report.variants import Variant, difference, leader, unique
 
@@ -59,6 +60,8 @@ def notes(runs: Sequence[Run], variants: Sequence[Variant]) -> list[str]:
             "The variants differ in their seeds: " + ", ".join(f"{n} of {label}" for label, n in counts.items()) + "."
         )
     for variant in variants:
+        if lacked := some_lack(variant.results):
+            found.append(f"Some runs of {variant.label} say {', '.join(lacked[:6])}, and others don't say.")
         seeds = [run.seed for run in variant.runs if run.result and run.seed is not None]
         if repeated := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
             which = ", ".join(map(str, repeated))
@@ -68,17 +71,55 @@ def notes(runs: Sequence[Run], variants: Sequence[Variant]) -> list[str]:
     left_out = [run for run in runs if run.result is None]
     if left_out:
         found.append(f"{len(left_out)} of {len(runs)} runs have no number that counts; they are listed under Runs.")
+    found += [*_other_settings(variants), *_other_weights(variants)]
     for run in runs:
-        found += [f"{run.variant}, seed {run.seed}: {alarm}." for alarm in exploded(run.training).values()]
+        alarms = list(exploded(run.training).values())
+        more = f" (and of {len(alarms) - 1} more layers)" if len(alarms) > 1 else ""
+        found += [f"{run.variant}, seed {run.seed}: {alarm}{more}." for alarm in alarms[:1]]
     return found
+
+
+def _other_settings(variants: Sequence[Variant]) -> list[str]:
+    """What nets differ in beside their convolutions, or their labels would say it."""
+    configs = {v.label: v.results[0].config for v in variants if v.results and v.results[0].config}
+    keys = [key for key in unique(key for config in configs.values() for key in config) if not _is_the_variants(key)]
+    told = []
+    for key in keys:
+        labels = [label for label, config in configs.items() if key in config and f", {key}=" not in label]
+        values = unique(said(key, configs[label][key]) for label in labels)
+        told += [" or ".join(values)] if len(values) > 1 else []
+    if not told:
+        return []
+    more = f" and {len(told) - 6} more" if len(told) > 6 else ""
+    return [f"The variants differ in more than their convolutions: {'; '.join(told[:6])}{more}."]
+
+
+def _is_the_variants(key: str) -> bool:
+    return passed_over(key) or key.startswith("conv.") or key in ("trunk.replaced", "label", "optimizer.offset_lr")
+
+
+def _other_weights(variants: Sequence[Variant]) -> list[str]:
+    """Files of one name in several folders are taken for one file, which may have moved, and may be another."""
+    paths = unique(str(r.config["weights"]) for v in variants for r in v.results if r.config.get("weights"))
+    names = [path.rpartition("/")[2] for path in paths]
+    return [
+        f"Weights called {name} come from {', '.join(p for p, n in zip(paths, names, strict=True) if n == name)}; they "
+        "are taken for one file."
+        for name in unique(names)
+        if names.count(name) > 1
+    ]
 
 
 def _certainty(ours: Variant, theirs: Variant, found: Difference | None) -> list[str]:
     sentences = []
     if found and found.low is not None and found.high is not None:
-        verdict = "includes zero" if found.low <= 0 <= found.high else "excludes zero"
         interval = f"{found.low:+.3f} to {found.high:+.3f}".replace("-", "−")
-        sentences.append(f"Over the choice of images, the 95 % interval of the difference is {interval}: it {verdict}.")
+        said = f"the 95 % interval of the difference is {interval}"
+        if min(ours.miou.n, theirs.miou.n) > 1:
+            verdict = "includes zero" if found.low <= 0 <= found.high else "excludes zero"
+            sentences.append(f"Over the choice of images and seeds, {said}: it {verdict}.")
+        else:
+            sentences.append(f"Over the choice of images, {said}; of other seeds it says nothing.")
     if min(ours.miou.n, theirs.miou.n) > 1:
         seeds = [[r.miou for r in v.results if r.miou is not None] for v in (ours, theirs)]
         if min(seeds[0]) > max(seeds[1]):

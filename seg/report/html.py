@@ -151,15 +151,16 @@ def _pictures(variants: Sequence[Variant], photos: pictures.Photos) -> dict[str,
 
 
 def _analysis(variants: Sequence[Variant], photos: pictures.Photos) -> tuple[str, list[pictures.Row]]:
-    """The label and the pictures of the best variant whose first run was analysed."""
+    """The label and the pictures of the best variant of which a run was analysed."""
     for variant in sorted(variants, key=lambda v: -(v.miou.mean or 0.0)):
-        try:
-            rows = units.analysis_rows(variant.runs[0].folder / "analysis", photos)
-        except DataError as error:
-            print(f"note: without the analysis of {variant.label}: {error}", file=sys.stderr)
-            continue
-        if rows:
-            return variant.label, rows
+        for run in variant.runs:
+            try:
+                rows = units.analysis_rows(run.folder / "analysis", photos)
+            except DataError as error:
+                print(f"note: without the analysis of {run.name}: {error}", file=sys.stderr)
+                continue
+            if rows:
+                return variant.label, rows
     return "", []
 
 

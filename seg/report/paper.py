@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 from seg.report.results import Run
+from seg.report.variants import Variant
 
 HEADING = "The paper (arXiv:1703.06211)"
 TABLE_2_NET = "R-FCN with 3 deformable layers on VOC 2007 test"
@@ -38,12 +39,13 @@ def column(data: str) -> str | None:
     return _DATA.get(data)
 
 
-def miou(data: str, label: str) -> float | None:
-    """The paper's mIoU of the variant that a label names, None where it has none."""
-    if column(data) is None:
+def miou(data: str, variant: Variant) -> float | None:
+    """The paper's mIoU of the net that a variant's label names, None where it has none, or ours is no ResNet-101."""
+    trunks = {str(result.config.get("trunk._target_", "resnet101")) for result in variant.results}
+    if column(data) is None or not all(trunk.endswith("resnet101") for trunk in trunks):
         return None
     for pattern, values in ((r"dilated (\d+)", _ATROUS), (r"deformable (\d+) layers?", _DEFORMABLE)):
-        match = re.fullmatch(pattern, label)
+        match = re.fullmatch(pattern, variant.label)
         if match and int(match[1]) in values:
             return values[int(match[1])][list(_DATA).index(data)] / 100
     return None

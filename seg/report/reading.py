@@ -127,20 +127,30 @@ def _advice(state: str, step: Any) -> str | None:
 
 def _mark_other_data(runs: list[Run]) -> list[Run]:
     """Keep the results of the data set that most runs were evaluated on; mark the rest as other data."""
-    keys = [_data_key(run.result) for run in runs if run.result]
+    results = [run.result for run in runs if run.result]
+    named = all(result.images for result in results)
+    keys = [_data_key(result, named) for result in results]
     if len(set(keys)) < 2:
         return runs
     kept = max(keys, key=keys.count)
-    return [_mark(run, kept) if run.result and _data_key(run.result) != kept else run for run in runs]
+    return [_mark(run, kept) if run.result and _data_key(run.result, named) != kept else run for run in runs]
 
 
-def _mark(run: Run, kept: str) -> Run:
+def _mark(run: Run, kept: tuple[str, ...]) -> Run:
     assert run.result is not None
-    reason = f"evaluated on {_data_key(run.result)}, the others on {kept}"
+    data = _said_of_data(run.result)
+    reason = f"evaluated on {data}, the others on {kept[0]}"
+    if data == kept[0]:
+        reason = f"evaluated on other images or classes than the others, though both are called {data}"
     return replace(run, state="other data", error=reason, result=None)
 
 
-def _data_key(result: Result) -> str:
+def _data_key(result: Result, named: bool) -> tuple[str, ...]:
+    """What is the same of runs on the same data: name, classes and, where all know them, the names of the images."""
+    return (_said_of_data(result), *result.iou, *(result.images.names if named and result.images else ()))
+
+
+def _said_of_data(result: Result) -> str:
     data = result.data
     return f"{data['name']} {data.get('split', '')} ({data.get('images', '?')} images)"
 

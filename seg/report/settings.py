@@ -24,22 +24,33 @@ def tell_apart(runs: Sequence[Run]) -> list[Run]:
     for label in unique(run.variant for run in runs):
         known = [(index, run.result) for index, run in enumerate(runs) if run.variant == label and run.result]
         settings = _differing([result for _, result in known])
+        if len(known) > 1 and not any(result.config or runs[index].seed is not None for index, result in known):
+            settings = [[runs[index].name] for index, _ in known]  # labels of anybody's nets, which tell nothing more
         labels |= {index: ", ".join([label, *said]) for (index, _), said in zip(known, settings, strict=True)}
     return [replace(run, variant=labels.get(index, run.variant)) for index, run in enumerate(runs)]
 
 
 def _differing(results: Sequence[Result]) -> list[list[str]]:
     """Of each result, KEY=VALUE of the settings in which it is not like all others; of several that vary together the
-    first. A key that some results lack, written before there was such a setting, tells nothing."""
+    first. A result that lacks a key, written before there was such a setting, tells nothing of it."""
     found: dict[tuple[int, ...], list[str]] = {}
-    for key in results[0].config if results else ():
-        if all(key in result.config and _counts(key, result) for result in results):
-            said = [_said(key, result.config[key]) for result in results]
-            found.setdefault(tuple(map(said.index, said)), said)
+    for key in unique(key for result in results for key in result.config):
+        if all(_counts(key, result) for result in results):
+            of_each = [said(key, result.config[key]) if key in result.config else "" for result in results]
+            if len({*of_each} - {""}) > 1:
+                found.setdefault(tuple(map(of_each.index, of_each)), of_each)
     measured = _measured(results)
     found.setdefault(tuple(map(measured.index, measured)), measured)
     found.pop((0,) * len(results), None)
-    return [[said[index] for said in found.values() if said[index]] for index in range(len(results))]
+    return [[values[index] for values in found.values() if values[index]] for index in range(len(results))]
+
+
+def some_lack(results: Sequence[Result]) -> list[str]:
+    """KEY=VALUE of the settings that some results have and others lack, less those that are null."""
+    keys = unique(key for result in results for key in result.config)
+    lacked = [key for key in keys if not passed_over(key) and not all(key in r.config for r in results if r.config)]
+    pairs = ((key, next(r.config[key] for r in results if key in r.config)) for key in lacked)
+    return [said(key, value) for key, value in pairs if value is not None]
 
 
 def _measured(results: Sequence[Result]) -> list[str]:
@@ -54,10 +65,15 @@ def _counts(key: str, result: Result) -> bool:
     """Whether a setting makes another net, or another measurement, of this one."""
     if key == "optimizer.offset_lr" and str(result.config.get("conv._target_")).endswith(".Dilated"):
         return False  # it has no offsets to learn
-    return not any(key == name or key.startswith(f"{name}.") for name in PASSED_OVER)
+    return not passed_over(key)
 
 
-def _said(key: str, value: Any) -> str:
+def passed_over(key: str) -> bool:
+    """Whether a setting may differ between seeds of one net, or repeats another."""
+    return any(key == name or key.startswith(f"{name}.") for name in PASSED_OVER)
+
+
+def said(key: str, value: Any) -> str:
     """A setting as a command would have it; of a folder or a module its last name, of a checkpoint its run's too."""
     if key.endswith("._target_"):
         return f"{key.removesuffix('._target_')}={str(value).rpartition('.')[2]}"

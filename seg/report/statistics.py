@@ -1,4 +1,4 @@
-"""Means over seeds, pooled moments, and the paired bootstrap over images."""
+"""Means over seeds, pooled moments, and the paired bootstrap over images and seeds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Difference:
-    """mIoU of a variant minus the baseline's; low and high bound 95 % of the resamples of the images."""
+    """mIoU of a variant minus the baseline's; low and high bound 95 % of the resamples of images and seeds."""
 
     mean: float
     low: float | None = None
@@ -64,24 +64,38 @@ def image_miou(images: Images) -> np.ndarray:
 def paired_bootstrap(
     ours: Sequence[Images], baseline: Sequence[Images], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float] | None:
-    """95 % interval of the difference in mIoU when the images are drawn again, the same ones for both sides.
+    """95 % interval of the difference in mIoU when images, the same ones for both sides, and seeds are drawn again.
 
-    ours, baseline: one entry for each seed; mIoU is averaged over the seeds of each resample
-    returns:        None unless every entry counts the same images
-    It covers the choice of images only, not the spread between seeds.
+    ours, baseline: one entry for each seed; mIoU is averaged over the seeds that a resample draws
+    returns:        None unless every entry counts the same images, two or more
+    A side of n seeds draws n - 1 of them, so that their mean varies as the mean of n does (Rao and Wu, JASA 83, 1988);
+    with one seed the interval covers the choice of images alone. It is centred on the difference itself: a resample
+    that lost a rare class has another mean.
     """
     sets = {(entry.names, entry.union.shape) for entry in (*ours, *baseline)}
-    if len(sets) != 1 or not ours or not baseline:
+    if len(sets) != 1 or not ours or not baseline or len(ours[0].names) < 2:
         return None
     images = len(ours[0].names)
-    drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
-    difference = _resampled(ours, drawn) - _resampled(baseline, drawn)
-    low, high = np.quantile(difference, (0.025, 0.975))
+    random = np.random.default_rng(seed)
+    drawn = random.multinomial(images, np.full(images, 1 / images), size=resamples)
+    whole = np.ones((1, images))
+    sides = [_resampled(side, drawn, _draw_seeds(len(side), resamples, random)) for side in (ours, baseline)]
+    found = [_resampled(side, whole, np.full((1, len(side)), 1 / len(side))) for side in (ours, baseline)]
+    resampled = sides[0] - sides[1]
+    low, high = np.quantile(resampled - resampled.mean(), (0.025, 0.975)) + (found[0] - found[1])
     return float(low), float(high)
 
 
-def _resampled(seeds: Sequence[Images], drawn: np.ndarray) -> np.ndarray:
+def _draw_seeds(seeds: int, resamples: int, random: np.random.Generator) -> np.ndarray:
+    """Weights [resamples, seeds] that sum to 1."""
+    if seeds == 1:
+        return np.ones((resamples, 1))
+    return random.multinomial(seeds - 1, np.full(seeds, 1 / seeds), size=resamples) / (seeds - 1)
+
+
+def _resampled(seeds: Sequence[Images], drawn: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The mean mIoU of each resample [resamples]; drawn: how often each image, weights: of each seed."""
     # sums of at most 2 ** 53 pixels are exact in float64, and matrix products of floats are fast
-    weights = drawn.astype(np.float64)
-    counts = [(weights @ entry.intersection, weights @ entry.union) for entry in seeds]
-    return np.mean([dataset_miou(intersection, union) for intersection, union in counts], axis=0)
+    times = drawn.astype(np.float64)
+    miou = [dataset_miou(times @ entry.intersection, times @ entry.union) for entry in seeds]
+    return (np.stack(miou, axis=1) * weights).sum(1)

@@ -110,7 +110,8 @@ def lengths_of_moves(document: Document) -> Panel:
         axes.set_ylabel("share of the moves")
         _legend(axes, theme)
 
-    return Panel("Moves in one step", "Histogram of the moves of taps in one step of training, by layer", draw)
+    says = "Histogram of the moves of taps in one step of training, by layer"
+    return Panel("Moves in one step", says, draw)
 
 
 def moves_over_training(document: Document) -> Panel:
@@ -143,7 +144,7 @@ def unread(document: Document) -> Panel:
     def draw(axes: Axes, theme: Theme) -> None:
         width = 0.8 / len(layers)
         for index, layer in enumerate(layers):
-            values = [rows[layer, size] or 0 for size in SIZES]
+            values = [np.nan if (share := rows[layer, size]) is None else share for size in SIZES]
             places = np.arange(4) + width * (index - (len(layers) - 1) / 2)
             axes.bar(places, values, 0.9 * width, color=theme[layer_role(index, len(layers))], label=layer)
         grid(axes, theme)
@@ -152,7 +153,8 @@ def unread(document: Document) -> Panel:
         axes.set_ylabel("cells without a tap within half a cell")
         _legend(axes, theme)
 
-    return Panel("Cells that no tap is nearest to", "Share of cells without a tap within half a cell, by size", draw)
+    says = "Share of cells without a tap within half a cell, by size"
+    return Panel("Cells that no tap is nearest to", says, draw)
 
 
 def taps(document: Document, layer: str) -> Panel:
@@ -190,7 +192,8 @@ def shares(document: Document) -> Panel:
         grid(axes, theme, "x")
         _legend_above(axes, theme)
 
-    return Panel("", "What of the offsets is constant, position and content, by layer", draw)
+    says = "What of the offsets is constant, position and content, by layer"
+    return Panel("", says, draw, tuple(row["layer"] for row in rows))
 
 
 def shifted(document: Document) -> Panel:
@@ -210,7 +213,8 @@ def shifted(document: Document) -> Panel:
         axes.set_xlabel(f"correlation of offsets, image shifted by {document['shift']} px")
         _legend_above(axes, theme)
 
-    return Panel("", "Correlation of offsets when the image is shifted, by layer", draw)
+    says = "Correlation of offsets when the image is shifted, by layer"
+    return Panel("", says, draw, tuple(row["layer"] for row in rows))
 
 
 def classes(document: Document) -> Panel:
@@ -226,12 +230,13 @@ def classes(document: Document) -> Panel:
             values = [cells.get((kind, layer), np.nan) for kind in names]
             role = layer_role(index, len(layers))
             axes.plot(values, range(len(names)), "o", color=theme[role], markersize=5, label=layer, clip_on=False)
-        axes.set_yticks(range(len(names)), names, fontsize=min(10, 150 / max(len(names), 1)))
+        axes.set_yticks(range(len(names)), names, fontsize=9)
+        axes.set_ylim(-0.7, len(names) - 0.3)
         grid(axes, theme, "x")
         axes.set_xlabel("effective dilation, cells")
         _legend_above(axes, theme)
 
-    return Panel("", "Mean effective dilation of the filters on each class, by layer", draw)
+    return Panel("", "Mean effective dilation of the filters on each class, by layer", draw, tuple(names))
 
 
 def _objects(document: Document) -> list[Panel]:
@@ -263,6 +268,7 @@ PANELS: Mapping[str, Callable[[Document], list[Panel]]] = {
     "movement": _movement,
 }
 ENDS = ("low", "high")
+MOST_NAMED = 8  # lines of a legend
 
 
 def _of_the_object(key: str) -> str:
@@ -309,7 +315,13 @@ def _legend_above(axes: Axes, theme: Theme) -> None:
     if not axes.lines and not axes.patches:
         return
     axes.legend(
-        frameon=False, fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.4, 1), labelcolor=theme["ink"]
+        *_few(axes),
+        frameon=False,
+        fontsize=9,
+        ncols=3,
+        loc="lower center",
+        bbox_to_anchor=(0.4, 1),
+        labelcolor=theme["ink"],
     )
 
 
@@ -320,4 +332,11 @@ def _powers(axis: Axis) -> None:
 
 
 def _legend(axes: Axes, theme: Theme) -> None:
-    axes.legend(frameon=False, fontsize=9, labelcolor=theme["ink"])
+    handles, labels = _few(axes)
+    axes.legend(handles, labels, frameon=False, fontsize=9, labelcolor=theme["ink"])
+
+
+def _few(axes: Axes) -> tuple[list[Any], list[str]]:
+    """What a legend names: of many layers, whose colours go from one end to the other, the first and the last."""
+    handles, labels = axes.get_legend_handles_labels()
+    return (handles, labels) if len(labels) <= MOST_NAMED else (handles[:: len(labels) - 1], labels[:: len(labels) - 1])

@@ -59,7 +59,7 @@ def ablation(variants: Sequence[Variant], baseline: Variant, data: str) -> Table
     for v in variants:
         cells = [_fraction(v.miou), *_difference_cells(difference(v, baseline), is_baseline=v is baseline)]
         cells += [_fraction(v.over_seeds(lambda r: r.pixel_accuracy)), runs_cell(v)]
-        cells += [_paper_cell(paper.miou(data, v.label))] if reference else []
+        cells += [_paper_cell(paper.miou(data, v))] if reference else []
         rows.append((v.label, tuple(cells)))
     return mark_best(Table("Ablation", tuple(columns), tuple(rows)), [0, 3])
 

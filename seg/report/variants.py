@@ -30,7 +30,10 @@ class Variant:
     @property
     def adapts(self) -> bool:
         """Whether the sampling differs between positions, told by the spread of the effective dilation."""
-        if is_fixed(self.label):
+        kinds = {str(r.config["conv._target_"]).rpartition(".")[2] for r in self.results if "conv._target_" in r.config}
+        if kinds & {"Deform", "Modulated"}:
+            return True
+        if (kinds and kinds <= {"Dilated", "Active", "Modulation"}) or (not kinds and is_fixed(self.label)):
             return False
         spreads = [row.std for result in self.results for row in result.effective_dilation if row.std is not None]
         return any(spread > 1e-3 for spread in spreads) if spreads else True
@@ -109,7 +112,7 @@ def _interval(ours: tuple[Images, ...], baseline: tuple[Images, ...]) -> tuple[f
 
 def is_fixed(label: str) -> bool:
     """Whether a label is that of a net of fixed sampling; offsets that are parameters differ by their groups alone."""
-    return label.startswith(("dilated", "active", "modulation"))
+    return re.match(r"(dilated|active|modulation)\b", label) is not None
 
 
 def unique(items: Iterable[str]) -> list[str]:

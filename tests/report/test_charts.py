@@ -177,3 +177,23 @@ def test_a_class_without_a_filter_in_one_layer_is_shown_in_the_others() -> None:
     study = {"sweep": "roads", "study": "classes", "of": "study", "variant": "deformable", "seed": 0, "rows": rows}
     table = published.classes({"name": "roads", "studies": [study]}, "study")
     assert "| pole | 1.50 ± 0.10 | – | 0 |" in table
+
+
+def test_the_offsets_shown_are_of_a_run_that_counts(write_run: Write) -> None:
+    for name, mean, document in (("a", 500.0, None), ("b", 0.5, result("deformable"))):
+        folder = write_run(name, document, **({} if document else {"state": "failed", "variant": "deformable"}))
+        records = [{"step": step, "offset": {"l": {"mean": mean, "max": mean}}} for step in (1, 2)]
+        (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
+    (net,) = gather(read_runs(folder.parent))
+    offset_panels(net)[0].draw(axes := Figure().subplots(), LIGHT)
+    assert list(axes.lines[0].get_ydata()) == [0.5, 0.5]
+
+
+def test_many_classes_and_layers_have_room_in_a_studys_charts() -> None:
+    layers = [f"layer3.{k}.conv2" for k in range(30)]
+    rows = [{"class": f"class {k}", "layer": layer, "mean": k, "count": 1} for k in range(171) for layer in layers]
+    panel = classes({"rows": rows})
+    assert panel.height > 0.22 * 171
+    svg = as_svg(panel, "x")
+    assert all(f"class {k}" in svg for k in range(171))
+    assert [layer in svg for layer in layers] == [layer in (layers[0], layers[-1]) for layer in layers]

@@ -213,6 +213,75 @@ def test_the_rate_of_offsets_does_not_tell_nets_without_them_apart(write_run: Wr
     assert labels == {"dilated 2", "deformable, optimizer.offset_lr=0.1", "deformable, optimizer.offset_lr=1.0"}
 
 
+def test_a_result_without_a_key_does_not_pool_those_that_differ_in_it(write_run: Write) -> None:
+    for name, config in (("a", {}), ("b", {"trainer.average": None}), ("c", {"trainer.average": 0.999})):
+        folder = write_run(name, result("dilated 2", config={"seed": 0, **config}))
+    labels = [run.variant for run in read_runs(folder.parent)]
+    assert labels == ["dilated 2", "dilated 2, trainer.average=None", "dilated 2, trainer.average=0.999"]
+
+
+def test_a_key_that_some_runs_lack_is_noted(write_run: Write) -> None:
+    for seed, config in enumerate(({}, {"new": None}, {"data.train.images": 100})):
+        folder = write_run(str(seed), result("dilated 2", seed, config={"seed": seed, **config}))
+    runs = read_runs(folder.parent)
+    assert "Some runs of dilated 2 say data.train.images=100, and others don't say." in notes(runs, gather(runs))
+
+
+def test_labels_of_two_nets_without_a_configuration_are_no_seeds_of_one(write_run: Write) -> None:
+    for name, miou in (("pspnet", 0.6), ("segformer", 0.8)):
+        folder = write_run(name, {**result("ids", miou=miou), "seed": None})
+    assert [run.variant for run in read_runs(folder.parent)] == ["ids, pspnet", "ids, segformer"]
+
+
+def test_images_or_classes_of_one_name_are_told_apart(write_run: Write) -> None:
+    others = [{**row, "name": f"other {row['name']}"} for row in per_image([0.5] * 4)]
+    for name, rows in (("a", per_image([0.5] * 4)), ("b", per_image([0.6] * 4)), ("c", others)):
+        folder = write_run(name, result("dilated 2", per_image=rows))
+    runs = read_runs(folder.parent)
+    assert [run.state for run in runs] == ["done", "done", "other data"]
+    assert (
+        runs[2].error == "evaluated on other images or classes than the others, though both are called creatures val "
+        "(4 images)"
+    )
+    (folder / "result.json").write_text(json.dumps(result("dilated 2", iou={"road": 0.5})))
+    assert [run.state for run in read_runs(folder.parent)] == ["done", "done", "other data"]
+
+
+def test_what_nets_differ_in_beside_their_convolutions_is_noted(write_run: Write) -> None:
+    for label, kind, trunk, weights in (
+        ("dilated 2", "Dilated", "18", "a/net.pth"),
+        ("x", "Deform", "101", "b/net.pth"),
+    ):
+        config = {"conv._target_": f"seg.models.{kind}", "trunk._target_": f"seg.models.resnet{trunk}"}
+        config |= {"conv.dilation": kind, "trunk.replaced": len(kind), "weights": weights, "seed": 0}
+        folder = write_run(label, result(label, config=config))
+    runs = read_runs(folder.parent)
+    found = notes(runs, gather(runs))
+    assert "The variants differ in more than their convolutions: trunk=resnet18 or trunk=resnet101." in found
+    assert "Weights called net.pth come from a/net.pth, b/net.pth; they are taken for one file." in found
+
+
+def test_a_net_is_fixed_or_adapts_by_its_configuration_whatever_its_label(write_run: Write) -> None:
+    spread = result("x")["effective_dilation"]
+    for label, kind, rows in (
+        ("baseline", "Dilated", []), ("dilateddeform 3 layers", "DilatedDeform", spread), ("dilated by 2", "Deform", [])
+    ):  # fmt: skip
+        config = {"conv._target_": f"seg.models.{kind}"}
+        folder = write_run(label, result(label, config=config, effective_dilation=rows))
+    adapts = {variant.label: variant.adapts for variant in gather(read_runs(folder.parent))}
+    assert adapts == {"baseline": False, "dilateddeform 3 layers": True, "dilated by 2": True}
+
+
+def test_a_run_has_one_alarm_however_many_layers_explode(write_run: Write) -> None:
+    folder = write_run("a", result("deformable"))
+    offsets = {f"layer{k}": {"mean": 1e300, "max": 1e300} for k in range(30)}
+    (folder / "metrics.jsonl").write_text(json.dumps({"kind": "train", "step": 20, "offset": offsets}))
+    runs = read_runs(folder.parent)
+    (alarm,) = [note for note in notes(runs, gather(runs)) if "explode" in note]
+    said = "the offsets of layer0 explode: mean 1e+300, largest 1e+300 cells at step 20 (and of 29 more layers)"
+    assert alarm == f"deformable, seed 0: {said}."
+
+
 def test_copies_of_one_run_are_noted(write_run: Write) -> None:
     for name in "ab":
         folder = write_run(name, result("dilated 2"))
