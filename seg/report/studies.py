@@ -315,14 +315,9 @@ def _legend_above(axes: Axes, theme: Theme) -> None:
     if not axes.lines and not axes.patches:
         return
     axes.legend(
-        *_few(axes),
-        frameon=False,
-        fontsize=9,
-        ncols=3,
-        loc="lower center",
-        bbox_to_anchor=(0.4, 1),
-        labelcolor=theme["ink"],
-    )
+        *_few(axes), frameon=False, fontsize=9, ncols=3, loc="lower right", bbox_to_anchor=(1.02, 1), borderaxespad=0,
+        columnspacing=1, handletextpad=0.2, handlelength=1.4, labelcolor=theme["ink"],
+    )  # fmt: skip
 
 
 def _powers(axis: Axis) -> None:

@@ -1,6 +1,7 @@
 """Pictures of single units, the extremes of a split, and the alarm of offsets that explode."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from seg.errors import DataError
 from seg.report import read_runs, tiles, write_report
 from seg.report.pictures import Photos
 from seg.report.units import analysis_rows
-from tests.report.conftest import result
+from tests.report.conftest import add_pictures, result
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
@@ -111,3 +112,13 @@ def test_an_analysis_embeds_nothing_from_outside_its_folder(tmp_path: Path) -> N
     (tmp_path / "analysis.json").write_text(json.dumps(listed))
     with pytest.raises(DataError, match="outside"):
         analysis_rows(tmp_path, Photos())
+
+
+def test_points_of_a_net_with_two_layers_are_shown_with_three_as_well(write_run: Callable[..., Path]) -> None:
+    folder = write_run("a", None)
+    document = add_pictures(folder, result("deformable 2 layers"), ["one"])
+    for unit in document["sampling"]:
+        unit["points"] = {level: unit["points"][level] for level in ("1", "2")}
+    (folder / "result.json").write_text(json.dumps(document))
+    page = write_report(folder.parent).read_text()
+    assert set(re.findall(r'<g class="(level[^"]*)"', page)) == {"level level-1", "level level-2 level-3"}
