@@ -44,6 +44,8 @@ def check(config: DictConfig) -> None:
     from seg.errors import ConfigError
     from seg.ops import backend
 
+    if config.output and not str(config.output).endswith(".json"):
+        raise ConfigError(f"output={config.output}: a file that ends in .json is written; a picture is put beside it")
     if config.what not in CHOICES:
         raise ConfigError(f"what is {config.what!r}; choose from {', '.join(CHOICES)}")
     if config.threads < 1 or config.rounds < 1:
@@ -137,10 +139,10 @@ def machine(device: str) -> dict[str, object]:
     import importlib.metadata
     import os
     import platform
-    import subprocess
 
     import torch
 
+    from seg.engine.runtime import commit
     from seg.ops import backend, recipe
 
     named = [line.split(":", 1)[1].strip() for line in recipe.processor().splitlines() if line.startswith("model name")]
@@ -162,8 +164,7 @@ def machine(device: str) -> dict[str, object]:
         told |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     elif told["backend"] == "compiled":
         told["instruction_set"] = torch.ops.seg_cpu.isa()
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    told["commit"] = done.stdout.strip() or None
+    told["commit"] = commit()
     return told
 
 

@@ -52,6 +52,7 @@ NO_MEMORY = (  # torch's words for the CPU and for a GPU, cuBLAS's, OpenCV's
     "DefaultCPUAllocator", "CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
     "Insufficient memory",
 )  # fmt: skip
+PATHS = ("run", "runs", "input", "output", "compare", "predictions", "weights", "data.root")
 LONGEST_NAME = 200  # bytes; file systems allow 255
 
 
@@ -123,7 +124,8 @@ def _misused(arguments: list[str], config_name: str) -> str | None:
 
 
 def quoted(arguments: list[str]) -> list[str]:
-    """The arguments as Hydra takes them: a value that it can't read, such as ~/data or a run's folder, is quoted.
+    """The arguments as Hydra takes them: a value that it can't read, such as a run's folder, is quoted, as is a path
+    that it would take for a number; and ~/ is the home folder, which not every shell puts there.
 
     In a sweep a comma separates values, so that a value with both is left as it is.
     """
@@ -135,11 +137,13 @@ def _quoted(text: str) -> str:
     key, _, value = text.partition("=")
     if not value or "'" in value or value[0] in "[{" or key.startswith("-"):
         return text
+    if value.startswith("~/"):
+        value = os.path.expanduser(value)
     try:
-        OverridesParser.create().parse_override(text)
+        number = isinstance(OverridesParser.create().parse_override(f"{key}={value}").value(), int | float)
     except HydraException:
         return f"{key}='{value}'"
-    return text
+    return f"{key}='{value}'" if number and key.lstrip("+") in PATHS else f"{key}={value}"
 
 
 def _help(config_name: str) -> str:

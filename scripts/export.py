@@ -1,11 +1,12 @@
 """Export a trained run for other programs: python scripts/export.py run=RUN_FOLDER format=onnx|torch_export output=FILE
 
-The file takes a normalised image, float32 [N, 3, H, W] of any N, H and W, and gives logits [N, classes, H, W]. It
+The file takes a normalised image, float32 [N, 3, H, W] of any N, and any H and W (torch_export: that are more than one
+cell of the net's stride), and gives logits [N, classes, H, W]. It
 carries what normalising takes, and the classes; it is compared with the run's own net at two sizes before it is kept.
 """
 
 from command import command
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 @command("export")
@@ -23,8 +24,9 @@ def main(config: DictConfig) -> None:
         raise ConfigError(f"format is {config.format!r}; choose from {', '.join(FORMATS)}")
     if config.opset < 19:
         raise ConfigError(f"opset is {config.opset}; deformable convolution is in ONNX from opset 19 on")
-    if len(config.size) != 2 or min(config.size) < 32:
-        raise ConfigError(f"size is {list(config.size)}; expected [height, width] of 32 px or more")
+    size = list(config.size) if OmegaConf.is_list(config.size) else []
+    if len(size) != 2 or not all(isinstance(side, int) and side >= 32 for side in size):
+        raise ConfigError(f"size is {config.size}; expected [height, width] of 32 px or more")
     suffix = FORMATS[config.format]
     output = Path(config.output) if config.output else Path(config.run) / f"net{suffix}"
     if output.suffix != suffix:  # torch warns at length, and other programs know a file by it

@@ -100,11 +100,19 @@ def write_onnx(model: nn.Module, image: Tensor, output: Path, about: dict[str, A
     return lambda batch: torch.from_numpy(session.run(None, {"image": batch.numpy()})[0])
 
 
-def deform_conv_node(opset: int) -> Callable[..., Any]:
-    """How our operator is written in ONNX; it has the same border rule and the same order of offsets."""
+def _operators(opset: int) -> Any:
+    """ONNX's operators as of a version; raises ConfigError for one that onnxscript does not know."""
     import onnxscript
 
-    operators = getattr(onnxscript, f"opset{opset}")
+    found = getattr(onnxscript, f"opset{opset}", None)
+    if found is None:
+        raise ConfigError(f"opset is {opset}; onnxscript {onnxscript.__version__} does not know it, give a lower one")
+    return found
+
+
+def deform_conv_node(opset: int) -> Callable[..., Any]:
+    """How our operator is written in ONNX; it has the same border rule and the same order of offsets."""
+    operators = _operators(opset)
 
     def translate(
         input: Any, offset: Any, weight: Any, bias: Any, mask: Any, stride: Any, padding: Any, dilation: Any
@@ -133,9 +141,8 @@ def upsampling_nodes(opset: int) -> Callable[..., Any]:
     torch's own translation has the size alone, which stretches the map to images that are not of whole cells.
     """
     import numpy as np
-    import onnxscript
 
-    operators = getattr(onnxscript, f"opset{opset}")
+    operators = _operators(opset)
 
     def translate(input: Any, size: Any, align_corners: bool, down: float | None, right: float | None) -> Any:
         if align_corners or down is None or right is None:

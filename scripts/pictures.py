@@ -14,6 +14,7 @@ from exploration import Trained, load_trained
 from omegaconf import DictConfig
 from PIL import Image
 from run import make_folder
+from torch import nn
 
 from seg.analysis import (
     Recorded,
@@ -23,6 +24,7 @@ from seg.analysis import (
     saliency_region,
     sampling_points,
 )
+from seg.analysis.receptive_field import node_map
 from seg.analysis.sampling import nearest_cell
 from seg.data import SIZES, one_batch, size_class
 from seg.data.sample import Batch
@@ -83,6 +85,7 @@ def _pictures(net: Trained, batch: Batch, image: np.ndarray, at: Pixel, config: 
         net.model(pixels)
     net.require_layers(recorded)
     layers = list(recorded.values())
+    _require_map_of(net.model, pixels, config.node, layers[-1])
     cell = nearest_cell(layers[-1], at)
     unit = _centre(layers[-1], cell)
     found = {
@@ -99,6 +102,17 @@ def _pictures(net: Trained, batch: Batch, image: np.ndarray, at: Pixel, config: 
         share = f"{kept.mask.float().mean():.0%}"
         found[f"saliency region, {share}"] = tiles.region(image, kept.mask.cpu().numpy(), unit)
     return found
+
+
+def _require_map_of(model: nn.Module, pixels: torch.Tensor, node: str, layer: Recorded) -> None:
+    """Raises ConfigError where a module's cells are not those of a layer: the unit would be one of another place."""
+    with torch.inference_mode():
+        found, wanted = list(node_map(model, pixels, node).shape[-2:]), list(layer.offset.shape[-2:])
+    if found != wanted:
+        raise ConfigError(
+            f"node is {node!r}, whose map has {found[0]}x{found[1]} cells where the last layer's has "
+            f"{wanted[0]}x{wanted[1]}; name a module with as many, such as trunk"
+        )
 
 
 def _centre(layer: Recorded, cell: list[int]) -> tuple[float, float]:

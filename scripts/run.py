@@ -27,7 +27,7 @@ OF_THE_WEIGHTS = ("normalization", "train", "train_transform", "batch_size", "on
 def load_config(run: str, overrides: DictConfig) -> DictConfig:
     """The configuration that a run was trained with, changed by what is given in `overrides` of data and runtime.
 
-    raises: ConfigError for a value in `overrides` that fits nothing, or a folder that is no run's
+    raises: ConfigError for a value that fits nothing or names what isn't ours to call, or a folder that is no run's
     """
     check(overrides)
     path = Path(run) / CONFIG
@@ -43,6 +43,7 @@ def load_config(run: str, overrides: DictConfig) -> DictConfig:
                 print(f"note: data.{name} stays {config[key][name]._target_}, as in training", file=sys.stderr)
             given.pop(name, None)
         config[key] = OmegaConf.merge(config[key], given)
+    check(config)  # the run's own values too: they may be a stranger's
     return config
 
 

@@ -298,7 +298,9 @@ def test_folder_names_are_stable_and_leave_out_what_changes_nothing() -> None:
         ("run=runs/x=[240,320],y=1", "runs/x=[240,320],y=1"),
         ("run='runs/seed=0'", "runs/seed=0"),
         ("run=[1,2]", [1, 2]),
-        ("run=~/runs/é(1)#2", "~/runs/é(1)#2"),
+        ("run=~/runs/é(1)#2", f"{Path.home()}/runs/é(1)#2"),
+        ("run=~/runs/a", f"{Path.home()}/runs/a"),
+        ("run=2026_11_30", "2026_11_30"),
     ],
 )
 def test_a_folder_named_by_overrides_is_given_as_it_is(given: str, read: object) -> None:

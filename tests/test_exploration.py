@@ -1,6 +1,7 @@
 """explore and analyze as commands, on one tiny run, and what they say to bad usage."""
 
 import json
+import pickle
 import re
 import shutil
 from collections.abc import Callable
@@ -69,8 +70,62 @@ def test_a_name_that_a_command_line_reads_as_a_number_is_found(tmp_path: Path) -
     assert chosen("images=[photo,2007_000033,000139]") == ["photo", "2007_000033", "000139"]
     assert chosen("images=000139") == ["000139"]
     assert chosen("images=2") == ["000139", "2007_000033"]
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "val" / "photo.png").rename(tmp_path / kind / "val" / "2.png")
+    assert chosen("images=2") == ["000139", "2"]
+    assert chosen("images=[2]") == ["2"]
     with pytest.raises(ConfigError, match=r"images: 1\.5 is neither a file nor an image"):
         chosen("images=1.5")
+
+
+def test_files_are_looked_at_where_the_runs_data_are_gone(command: Command, runs: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(runs / "deform_3", tmp_path / "moved")
+    config = OmegaConf.load(moved / "config.yaml")
+    config.data.evaluate = {"_target_": "seg.data.Folder", "root": "/nowhere"}
+    OmegaConf.save(config, moved / "config.yaml")
+    photo, page = tmp_path / "photo.png", tmp_path / "page.html"
+    Image.new("RGB", (40, 40), (90, 120, 60)).save(photo)
+    code, said = command("explore", f"run={moved}", f"images={photo}", f"output={page}")
+    assert code == 0, said
+    code, said = command("explore", f"run={moved}", "images=1", f"output={page}")
+    assert (code, "/nowhere" in said) == (3, True), said
+
+
+@pytest.mark.fault(72)
+@pytest.mark.parametrize("script", ["predict", "explore", "study", "analyze", "export", "evaluate"])
+def test_fault_72_a_strangers_run_calls_nothing_but_ours(
+    script: str, command: Command, runs: Path, tmp_path: Path
+) -> None:
+    """Its pickle would make a file."""
+    strange, made = shutil.copytree(runs / "deform_3", tmp_path / "strange"), tmp_path / "made"
+
+    class Harmful:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (made,)
+
+    (strange / "extra.npy").write_bytes(pickle.dumps(Harmful()))
+    config = OmegaConf.load(strange / "config.yaml")
+    called = {"_target_": "numpy.load", "file": str(strange / "extra.npy"), "allow_pickle": True}
+    config.data.normalization = called
+    OmegaConf.save(config, strange / "config.yaml")
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (40, 40)).save(photo)
+    output = tmp_path / ("net.onnx" if script == "export" else "out")
+    code, said = command(
+        script, f"run={strange}", f"output={output}", *([f"input={photo}"] if script == "predict" else [])
+    )
+    assert (code, "data.normalization._target_ is 'numpy.load'" in said) == (2, True), said
+    assert not made.exists()
+
+
+def test_a_node_whose_cells_are_not_the_last_layers_is_refused(command: Command, runs: Path, tmp_path: Path) -> None:
+    given = (f"run={runs / 'deform_3'}", f"output={tmp_path / 'out'}", "images=1", "saliency=null")
+    for node, words in (
+        ("trunk.layer1", "node is 'trunk.layer1', whose map has 80x80 cells where the last layer's has 20x20"),
+        ("nothing", "node is 'nothing': the model has no such module"),
+    ):
+        code, said = command("analyze", *given, f"node={node}")
+        assert (code, words in said) == (2, True), said
 
 
 def test_two_runs_of_one_label_are_told_apart(command: Command, runs: Path, tmp_path: Path) -> None:

@@ -36,6 +36,22 @@ def net(variant: str, upsample: nn.Module | None = None) -> nn.Module:
     return model.eval()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_net_with_a_pooled_branch_is_exported_for_any_batch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    head = lambda i, o: models.ASPPv3(i, o, dilations=(1, 2), hidden=8)  # noqa: E731
+    model = models.DeepLab(models.tiny(models.Deform), 3, head=head).eval()
+    run = exporting.write_torch_export(model, torch.randn(2, 3, 64, 80), tmp_path / "net.pt2", ABOUT)
+    for shape in ((2, 3, 64, 80), (1, 3, 77, 51)):
+        assert exporting.difference(model, run, torch.randn(shape)) < 1e-5
+
+
+def test_an_unknown_opset_is_refused() -> None:
+    pytest.importorskip("onnxscript")
+    with pytest.raises(ConfigError, match="opset is 99; onnxscript .* does not know it, give a lower one"):
+        exporting.deform_conv_node(99)
+
+
 @pytest.mark.fault(77)
 @pytest.mark.parametrize("variant, upsample", [*((v, None) for v in VARIANTS), ("deform", models.FixedDeconv(8))])
 @pytest.mark.filterwarnings("ignore")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seg.analysis.offsets import Recorded, replaced_layers, zero_offsets
+from seg.errors import ConfigError
 from seg.models.conv import TAPS, Cells, Dilated, Sampling
 from seg.ops import deform_conv2d
 
@@ -18,16 +19,16 @@ def node_features(model: nn.Module, image: Tensor, node: str, cell: Sequence[int
 
     raises: ValueError where there is no such module or cell
     """
-    return _at(_node_map(model, image, node), node, cell)
+    return _at(node_map(model, image, node), node, cell)
 
 
-def _node_map(model: nn.Module, image: Tensor, node: str) -> Tensor:
+def node_map(model: nn.Module, image: Tensor, node: str) -> Tensor:
     """The output [N, C, h, w] of the module called `node`."""
     kept: list[Tensor] = []
     try:
         module = model.get_submodule(node)
     except AttributeError as error:
-        raise ValueError(f"the model has no module {node!r}; try 'trunk' or 'trunk.layer4'") from error
+        raise ConfigError(f"node is {node!r}: the model has no such module; try trunk or trunk.layer4") from error
     handle = module.register_forward_hook(lambda _, inputs, output: kept.append(output))
     try:
         model(image)
@@ -61,7 +62,7 @@ def effective_receptive_fields(
     """`effective_receptive_field` of each of the cells, from one forward pass."""
     pixels = image.detach().clone().requires_grad_()
     with torch.enable_grad():
-        features = _node_map(model, pixels, node)
+        features = node_map(model, pixels, node)
     for cell in cells:
         chosen = torch.zeros_like(features)
         _at(chosen, node, cell).fill_(1)
@@ -118,7 +119,7 @@ def _side(model: nn.Module, size: int, node: str) -> int:
     """Rows of an image that the unit in its middle depends on; columns are alike, and the image has few."""
     image = torch.ones(1, 3, size, 64, device=next(model.parameters()).device)
     with torch.no_grad():
-        h, w = _node_map(model, image, node).shape[-2:]
+        h, w = node_map(model, image, node).shape[-2:]
     rows = effective_receptive_field(model, image, (h // 2, w // 2), node=node).sum(1).nonzero()
     return int(rows.max() - rows.min()) + 1
 

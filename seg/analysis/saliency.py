@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seg.analysis.receptive_field import node_features
+from seg.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def saliency_region(
     raises: ValueError unless 0 < bound < 1 and block >= 1
     """
     if not 0 < bound < 1 or block < 1:
-        raise ValueError(f"bound is {bound} and block {block}; expected a bound between 0 and 1, and 1 px or more")
+        raise ConfigError(f"bound is {bound} and block {block}; expected a bound between 0 and 1, and 1 px or more")
     search = _Search(model, image, cell, node, bound, block)
     rectangle = search.rectangle([int(at) // block for at in centre])
     kept = search.blocks_in(rectangle)

@@ -70,6 +70,8 @@ class Following:
     def cuts(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The two cuts [N, C, H - shift, W - shift] of images [N, C, H, W]."""
         shift = self.shift
+        if min(image.shape[-2:]) <= shift:
+            raise ConfigError(f"shift is {shift} px; expected less than the image's {list(image.shape[-2:])}")
         return image[..., :-shift, :-shift], image[..., shift:, shift:]
 
     def add(self, first: Mapping[str, Recorded], second: Mapping[str, Recorded]) -> None:

@@ -113,6 +113,7 @@ def check(dataset: Dataset, *, thresholds: tuple[float, float] = (96, 224), prog
         pixels=np.zeros(classes, dtype=np.int64),
         images_with=np.zeros(classes, dtype=np.int64),
     )
+    report.problems += getattr(dataset, "left_out", list)()
     for index in range(len(dataset)):
         try:
             report.add(dataset[index])

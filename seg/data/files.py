@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Self
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
 from seg.data.images import read_image, read_mask, read_objects
@@ -15,7 +16,7 @@ from seg.data.object_size import connected_components
 from seg.data.sample import IGNORE, Sample
 from seg.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,11 @@ def find_image(folder: Path, name: str, suffixes: Sequence[str] = SUFFIXES) -> P
             if (path := folder / f"{name}{spelled(suffix)}").is_file():
                 return path
     return folder / f"{name}{suffixes[0]}"
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a name is that of a picture, of a kind that is read here or of another."""
+    return path.suffix.lower() in PIL.Image.registered_extensions() and not path.name.startswith(".")
 
 
 def images_in(folder: Path) -> dict[str, Path]:

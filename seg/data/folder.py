@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seg.data.files import (
+    SUFFIXES,
     Entry,
     FileDataset,
     find_image,
     find_root,
     images_in,
+    is_picture,
     read_ids,
     require_split,
 )
@@ -52,6 +54,14 @@ class Folder(FileDataset):
             for name, image in _images(folder, images, split).items()
         ]
         super().__init__(folder.resolve().name, split, entries, read_classes(_classes_file(folder, classes)), things)
+        self._folders = () if (folder / f"{split}.txt").is_file() else (images, labels)
+
+    def left_out(self) -> list[str]:
+        """A line for each picture that no sample is made of, where there is no list that leaves it out."""
+        used = {path for entry in self.entries for path in (entry.image, entry.label)}
+        beside = (path for folder in self._folders for path in sorted(folder.rglob("*")) if path not in used)
+        reasons = {True: "there is no image for this mask", False: "images of this suffix are not read"}
+        return [f"{path}: {reasons[path.suffix.lower() in SUFFIXES]}" for path in beside if is_picture(path)]
 
 
 def _part(folder: Path, part: str, split: str) -> Path:

@@ -124,7 +124,7 @@ class ASPPv3(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         # a SyncBatchNorm, of several GPUs, normalises over the images of all
-        if len(features) == 1 and any(type(one) is nn.BatchNorm2d and one.training for one in self.pooled):
+        if any(type(one) is nn.BatchNorm2d and one.training for one in self.pooled) and len(features) == 1:
             raise ConfigError(
                 "head=aspp_v3 trains on 2 images or more a process: its pooled branch normalises over the batch; "
                 "raise data.batch_size"

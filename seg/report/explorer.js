@@ -309,7 +309,7 @@
   choices("views", "view", VIEWS, buttons => { for (const [value, button] of buttons) button.disabled = value === "truth" && !image().truth; });
   choices("levels", "level", [1, 2, 3].filter(k => k <= longest).map(k => [k, `${k} layer${k > 1 ? "s" : ""} · ${9 ** k}`]));
   choices("layers", "layer", named.map((layer, k) => [named.length - 1 - k, layer.name]));
-  const groups = Math.max(...named.map(layer => layer.groups));
+  const groups = Math.max(...data.images[0].nets.flatMap(net => net.layers.map(layer => layer.groups)));
   choices("groups", "group", Array.from({ length: groups }, (_, k) => [k, String(k + 1)]));
   id("group").hidden = groups < 2;
   id("images").replaceChildren(...data.images.map((entry, k) => {

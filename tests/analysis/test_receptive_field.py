@@ -143,7 +143,7 @@ def test_a_dilated_net_has_sampling_locations_in_every_replaced_layer() -> None:
 
 def test_a_node_or_cell_that_does_not_exist_is_named() -> None:
     model = OneLayer(Dilated(3, 4))
-    with pytest.raises(ValueError, match=r"no module 'neck'"):
+    with pytest.raises(ValueError, match=r"node is 'neck': the model has no such module"):
         node_features(model, image(), "neck", (0, 0))
     with pytest.raises(ValueError, match=r"cell \(12, 0\) is not in the 12x14 map of 'trunk.conv'"):
         node_features(model, image(), "trunk.conv", (12, 0))

@@ -45,6 +45,20 @@ def test_fault_32_every_bad_file_is_named_and_the_walk_goes_on(
     assert "5 problems" in str(report)
 
 
+def test_pictures_that_no_sample_is_made_of_are_named(folder_root: Path) -> None:
+    images, labels = folder_root / "images" / "train", folder_root / "labels" / "train"
+    (images / "train_0.png").unlink()
+    (images / "train_1.png").rename(images / "train_1.heif")
+    (images / "train_2.png").rename(images / "train_2.j2k")
+    (images / "notes.txt").write_text("a note")
+    problems = check(Folder(folder_root)).problems
+    assert f"{labels / 'train_0.png'}: there is no image for this mask" in problems
+    assert f"{images / 'train_2.j2k'}: images of this suffix are not read" in problems
+    assert not any("notes" in problem for problem in problems)
+    (folder_root / "train.txt").write_text("train_4\n")
+    assert check(Folder(folder_root)).ok, "a list leaves out what it likes"
+
+
 def test_progress_is_told_after_every_image(folder_root: Path) -> None:
     told: list[int] = []
     check(Folder(folder_root), progress=told.append)
