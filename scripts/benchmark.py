@@ -44,7 +44,7 @@ def check(config: DictConfig) -> None:
     from seg.errors import ConfigError
     from seg.ops import backend
 
-    if config.output and not str(config.output).endswith(".json"):
+    if config.get("output") and not str(config.output).endswith(".json"):
         raise ConfigError(f"output={config.output}: a file that ends in .json is written; a picture is put beside it")
     if config.what not in CHOICES:
         raise ConfigError(f"what is {config.what!r}; choose from {', '.join(CHOICES)}")
