@@ -112,14 +112,13 @@ def _misused(arguments: list[str], config_name: str) -> str | None:
         text.partition("=")[0] for text in arguments
     ):
         return "--cfg shows one job's keys; leave out -m, and name one of each of the values that are swept over"
-    for text in arguments:
-        key = text.lstrip("+").partition("=")[0]
-        if text.startswith("+") and not {"/", "@"} & set(key):
-            known = {*_keys(config_name), *_keys("train"), *_groups("train"), *_groups(config_name), "hydra"}
-            place, _, _ = key.rpartition(".")
-            of_a_call = f"{place}._target_" in known or place.startswith("hydra")
-            if key not in known and not of_a_call and place in ("", *known):
-                return _no_such(key, config_name)
+    added = [text.lstrip("+").partition("=")[0] for text in arguments if text.startswith("+")]
+    known = {"hydra"}.union(*(f(name) for name in ("train", config_name) for f in (_keys, _groups))) if added else set()
+    for key in added:
+        place = key.rpartition(".")[0]
+        of_a_call = f"{place}._target_" in known or place.startswith("hydra")
+        if key not in known and not of_a_call and place in ("", *known) and not {"/", "@"} & set(key):
+            return _no_such(key, config_name)
     return None
 
 
