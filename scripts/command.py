@@ -89,16 +89,17 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
                 print(_help(config_name))
                 return
             if problem := _misused(sys.argv[1:], config_name):
-                print(f"error: {problem}", file=sys.stderr)
+                _tell(ConfigError(problem))
                 sys.exit(2)
             sys.argv[1:] = quoted(sys.argv[1:])
             OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
             main = hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)
             code = _exit_code(main(_job(function)), config_name)
-            if {"RANK", "WORLD_SIZE"} <= set(os.environ):
-                from seg.engine.launch import leave
+            if "RANK" in os.environ:
+                from seg.engine.launch import leave, started_outside
 
-                leave(code)
+                if started_outside():
+                    leave(code)
             sys.exit(code)
 
         return program

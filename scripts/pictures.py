@@ -14,7 +14,6 @@ from exploration import Trained, load_trained
 from omegaconf import DictConfig
 from PIL import Image
 from run import make_folder
-from torch import nn
 
 from seg.analysis import (
     Recorded,
@@ -82,10 +81,10 @@ def _pictures(net: Trained, batch: Batch, image: np.ndarray, at: Pixel, config: 
     """One picture for each way of looking at the unit nearest to a pixel."""
     pixels = net.runtime.image(batch.image)
     with torch.inference_mode(), record_offsets(net.model) as recorded:
-        net.model(pixels)
+        node = node_map(net.model, pixels, config.node)
     net.require_layers(recorded)
     layers = list(recorded.values())
-    _require_map_of(net.model, pixels, config.node, layers[-1])
+    _require_cells_of(layers[-1], node, config.node)
     cell = nearest_cell(layers[-1], at)
     unit = _centre(layers[-1], cell)
     found = {
@@ -104,10 +103,9 @@ def _pictures(net: Trained, batch: Batch, image: np.ndarray, at: Pixel, config: 
     return found
 
 
-def _require_map_of(model: nn.Module, pixels: torch.Tensor, node: str, layer: Recorded) -> None:
+def _require_cells_of(layer: Recorded, features: torch.Tensor, node: str) -> None:
     """Raises ConfigError where a module's cells are not those of a layer: the unit would be one of another place."""
-    with torch.inference_mode():
-        found, wanted = list(node_map(model, pixels, node).shape[-2:]), list(layer.offset.shape[-2:])
+    found, wanted = list(features.shape[-2:]), list(layer.offset.shape[-2:])
     if found != wanted:
         raise ConfigError(
             f"node is {node!r}, whose map has {found[0]}x{found[1]} cells where the last layer's has "

@@ -43,6 +43,19 @@ class Batches:
             yield Batch(image, label, torch.zeros(2, 8, 8), (f"{number}-{index}-a", f"{number}-{index}-b"))
 
 
+class Signalled(Batches):
+    """A signal strikes in the batch of this number, counted over the epochs."""
+
+    def __init__(self, struck: int, signal_number: int = signal.SIGTERM) -> None:
+        self.struck, self.signal_number = struck, signal_number
+
+    def epoch(self, number: int, start: int = 0):
+        for index, batch in enumerate(super().epoch(number, start), start):
+            if 5 * number + index == self.struck:
+                os.kill(os.getpid(), self.signal_number)
+            yield batch
+
+
 def net() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Dropout(0.2), nn.Conv2d(4, 2, 1))
@@ -101,16 +114,9 @@ def test_fault_53_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, stop_
 
 
 def test_a_record_after_a_stop_has_the_mean_loss_of_the_steps_before_it_too(tmp_path: Path) -> None:
-    class Signalled(Batches):
-        def epoch(self, number: int, start: int = 0):
-            for index, batch in enumerate(super().epoch(number, start), start):
-                if 5 * number + index == 5:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                yield batch
-
     train(tmp_path / "whole", iterations=8, log_every=4)
     with pytest.raises(Preempted, match="at step 6"):
-        train(tmp_path / "parts", iterations=8, log_every=4, loader=Signalled())
+        train(tmp_path / "parts", iterations=8, log_every=4, loader=Signalled(5))
     train(tmp_path / "parts", iterations=8, log_every=4)
     whole, parts = (RunFolder(tmp_path / name).read_metrics() for name in ("whole", "parts"))
     assert [(row["step"], row["loss"]) for row in whole] == [(row["step"], row["loss"]) for row in parts]
@@ -391,21 +397,15 @@ def test_fault_78_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_fault_56_a_signal_saves_and_the_run_goes_on(tmp_path: Path, number: int) -> None:
     code = textwrap.dedent(f"""
-        import os, signal, sys
+        import sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from test_train import Batches, train
+        from test_train import Signalled, train
         from seg.engine import RunFolder
         from seg.errors import Preempted
-        class Signalled(Batches):
-            def epoch(self, number, start=0):
-                for index, batch in enumerate(super().epoch(number, start), start):
-                    if 5 * number + index == 6:
-                        os.kill(os.getpid(), {int(number)})
-                    yield batch
         folder = RunFolder({str(tmp_path)!r})
         try:
             with folder.running():
-                train(folder.path, loader=Signalled())
+                train(folder.path, loader=Signalled(6, {int(number)}))
         except Preempted:
             sys.exit(75)
     """)
@@ -421,15 +421,8 @@ def test_fault_56_a_signal_saves_and_the_run_goes_on(tmp_path: Path, number: int
     ("resume", "again"), [("auto", "again to go on"), ("never", "again with resume=auto to go on")]
 )
 def test_a_signal_in_the_last_step_ends_the_run_before_its_evaluation(tmp_path: Path, resume: str, again: str) -> None:
-    class Signalled(Batches):
-        def epoch(self, number: int, start: int = 0):
-            for index, batch in enumerate(super().epoch(number, start), start):
-                if 5 * number + index == 6:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                yield batch
-
     with pytest.raises(Preempted, match=f"at step 7; run the same command {again}"):
-        train(tmp_path, iterations=7, loader=Signalled(), resume=resume)
+        train(tmp_path, iterations=7, loader=Signalled(6), resume=resume)
     assert torch.equal(weights(train(tmp_path, iterations=7)), weights(train(tmp_path / "whole", iterations=7)))
 
 
