@@ -7,16 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from build import check
+from command import _misused, quoted
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from tests.test_conf import ROOT, configuration
 
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from build import check
-from command import _misused, quoted
-
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")])
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.S | re.M)
 # what a shell makes of a block, with loops and variables: each python command's arguments, as a line of JSON
 SHELL = f"""
 PATH=
@@ -32,7 +30,7 @@ def name(page: Path) -> str:
 
 def anchors(page: Path) -> set[str]:
     """GitHub's anchors of a page's headings."""
-    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
     titles = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title) for title in re.findall(r"^#+ (.*)$", text, re.M)]
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
@@ -52,9 +50,8 @@ def test_every_link_leads_to_a_file_and_a_heading_that_are_there(page: Path) -> 
 def commands(page: Path, folder: Path) -> list[list[str]]:
     """The arguments of every python command in a page's blocks, fenced or indented, as bash gives them."""
     text = page.read_text(encoding="utf-8")
-    fence = re.compile(r"^```(\w*)\n(.*?)^```", re.S | re.M)
-    blocks = [block for language, block in fence.findall(text) if language != "python"]
-    blocks += re.findall(r"(?:^ {4}.*\n)+", fence.sub("", text), re.M)
+    blocks = [block for language, block in FENCED.findall(text) if language != "python"]
+    blocks += re.findall(r"(?:^ {4}.*\n)+", FENCED.sub("", text), re.M)
     found = []
     for block in blocks:
         if re.search(r"scripts/\w+\.py", block):
