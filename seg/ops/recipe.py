@@ -31,6 +31,7 @@ PROCESSOR_FLAGS = {
 }
 
 
+USUAL_TOOLKIT = "/usr/local/cuda"
 OLDEST_GPU = (7, 0)  # compute capability: kernels' arguments are __grid_constant__
 
 
@@ -108,7 +109,7 @@ def cuda_recipe(kernels: Path = KERNELS) -> Recipe:
     compiler = _or_reason(lambda: (nvcc(cuda),))
     known = () if isinstance(compiler, Unavailable) else gpu_codes(compiler[0])
     gpus = [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
-    codes = tuple(dict.fromkeys(gpu_code(capability, known) for capability in gpus))
+    codes = all_codes(gpus, known)
     return Recipe(
         name="seg_cuda",
         sources=sources,
@@ -124,6 +125,23 @@ def cuda_flags(kernels: Path = KERNELS) -> tuple[str, ...]:
     """The flags of all files of `seg_cuda`, but for the GPU that they are compiled for."""
     # hidden: the libraries of the CPU and the GPU have functions of the same names
     return (*COMMON, "-DUSE_CUDA", "-Xcompiler=-fPIC,-fvisibility=hidden", *includes(kernels))
+
+
+def all_codes(gpus: Sequence[tuple[int, int]], known: Sequence[str]) -> tuple[str, ...]:
+    """The -gencode flags for all of a machine's GPUs. One that is too old beside others, as it may only drive a screen,
+    is left out with a notice; raises Unavailable where all are."""
+    codes: dict[str, None] = {}
+    refused: list[Unavailable] = []
+    for capability in dict.fromkeys(gpus):
+        try:
+            codes[gpu_code(capability, known)] = None
+        except Unavailable as reason:
+            refused.append(reason)
+    if refused and not codes:
+        raise refused[0]
+    for reason in refused:
+        print(f"seg: {reason}; the others have them, and this one needs SEG_KERNELS=off", file=sys.stderr)
+    return tuple(codes)
 
 
 def gpu_code(capability: tuple[int, int], known: Sequence[str]) -> str:
@@ -174,11 +192,15 @@ def cxx() -> tuple[str, ...]:
 
 
 def nvcc(cuda: str) -> str:
-    """The CUDA compiler's path: of CUDA_HOME, else of PATH; its major version has to be that of `cuda`."""
-    home = os.environ.get("CUDA_HOME")
-    path = shutil.which("nvcc", path=str(Path(home) / "bin")) if home else shutil.which("nvcc")
+    """The CUDA compiler's path: of CUDA_HOME or CUDA_PATH, else of PATH, else of /usr/local/cuda, as torch looks for it;
+    its major version has to be that of `cuda`."""
+    name = next((name for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)), None)
+    if name:
+        path = shutil.which("nvcc", path=f"{os.environ[name]}/bin")
+    else:
+        path = shutil.which("nvcc") or shutil.which("nvcc", path=f"{USUAL_TOOLKIT}/bin")
     if path is None:
-        where = f"in CUDA_HOME={home}" if home else "on PATH"
+        where = f"in {name}={os.environ[name]}" if name else f"on PATH or in {USUAL_TOOLKIT}"
         raise Unavailable(f"there is no nvcc {where}; install the CUDA {cuda} toolkit and set CUDA_HOME to it")
     found = re.search(r"release (\d+)\.(\d+)", _said([path, "--version"]))
     if found is None:

@@ -61,6 +61,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     gpus(monkeypatch, (9, 0))
     monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.delenv("CUDA_PATH", raising=False)
 
 
 def gpus(monkeypatch, *capabilities):
@@ -145,7 +146,19 @@ def test_cache_is_where_the_environment_says(monkeypatch, tmp_path):
 @pytest.mark.fault(23)
 def test_fault_23_no_nvcc_falls_back_with_one_line(fresh, gpu, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "there is no nvcc on PATH; install the CUDA 13.2 toolkit" in only_notice(capsys, monkeypatch, "cuda")
+    monkeypatch.setattr(recipe, "USUAL_TOOLKIT", str(tmp_path))
+    told = only_notice(capsys, monkeypatch, "cuda")
+    assert f"there is no nvcc on PATH or in {tmp_path}; install the CUDA 13.2 toolkit" in told
+
+
+@pytest.mark.parametrize("place", ["CUDA_HOME", "CUDA_PATH", "PATH", "the usual place"])
+def test_nvcc_is_found_where_torch_finds_it(gpu, monkeypatch, tmp_path, place):
+    monkeypatch.setenv("PATH", str(tmp_path / "bin") if place == "PATH" else "/bin")
+    monkeypatch.setattr(recipe, "USUAL_TOOLKIT", str(tmp_path if place == "the usual place" else tmp_path / "none"))
+    if place.startswith("CUDA"):
+        monkeypatch.setenv(place, str(tmp_path))
+    made = program(tmp_path / "bin" / "nvcc", "echo 'Cuda compilation tools, release 13.0, V13.0.88'\n")
+    assert recipe.nvcc("13.2") == str(made)
 
 
 @pytest.mark.fault(24)

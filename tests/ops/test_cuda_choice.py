@@ -44,6 +44,15 @@ def test_a_gpu_older_than_the_kernels_is_refused():
         recipe.gpu_code((6, 1), ("61", "70"))
 
 
+def test_an_old_gpu_beside_others_is_left_out_with_a_notice(capsys):
+    code = "-gencode=arch=compute_90,code=[sm_90,compute_90]"
+    assert recipe.all_codes([(9, 0), (6, 1), (9, 0), (6, 1)], KNOWN) == (code,)
+    assert "compute capability 6.1" in (told := capsys.readouterr().err)
+    assert told.count("\n") == 1
+    with pytest.raises(recipe.Unavailable, match=r"6\.1"):
+        recipe.all_codes([(6, 1), (7, 0)], KNOWN)
+
+
 def test_the_plain_path_is_the_default_and_the_other_an_explicit_choice(monkeypatch):
     monkeypatch.delenv("SEG_CUDA_PATH", raising=False)
     assert cuda_path() == "plain"
