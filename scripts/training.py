@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from build import build, check
@@ -19,9 +21,11 @@ from seg.engine.launch import launch, started_outside
 from seg.engine.ranks import Ranks, joined
 from seg.engine.resume import differing_keys
 from seg.errors import ConfigError
-from seg.models import load_weights
-from seg.models.pretrained import TORCHVISION
+from seg.models import Report, load_weights
+from seg.models.pretrained import TORCHVISION, head_fits
 from seg.ops import backend
+
+GREY_LEVELS = 57.0  # by which photographs spread, of 255
 
 
 def train_run(config: DictConfig) -> None:
@@ -125,10 +129,17 @@ def fresh_model(config: DictConfig, classes: int) -> nn.Module:
     if config.weights is None:
         _tell_of_a_random_trunk(config)
         return model
-    bgr = bool(config.get("weights_bgr"))  # a run of before there was such a key lacks it
-    report = load_weights(model.trunk, config.weights, download=config.download, bgr=bgr)
+    target = model if head_fits(model, config.weights, download=config.download) else model.trunk
+    bgr = config.get("weights_bgr")  # a run of before there was such a key lacks it
+    report = load_weights(target, config.weights, download=config.download, bgr=bool(bgr))
     print(report)
-    fixed = {name for name, value in model.trunk.named_parameters() if value.dim() > 1 and not value.requires_grad}
+    _require_same_images(config, report)
+    if bgr is None and _is_caffe(config) and Path(config.weights).suffix != ".params":
+        raise ConfigError(
+            f"{config.weights} may be of a net that reads blue, green, red, as most of Caffe's are, which the file "
+            "doesn't tell; say weights_bgr=true (OpenMMLab's \"caffe\" files, Detectron's) or weights_bgr=false"
+        )
+    fixed = {name for name, value in target.named_parameters() if value.dim() > 1 and not value.requires_grad}
     if random := [name for name in report.missing if name in fixed]:
         raise ConfigError(
             f"{config.weights} lacks {', '.join(random[:4])}, which trunk.frozen_stages={config.trunk.frozen_stages} "
@@ -146,16 +157,37 @@ def _tell_of_a_random_trunk(config: DictConfig) -> None:
         )
 
 
+def _is_caffe(config: DictConfig) -> bool:
+    """Whether a part of the net is the released DeepLab's, whose strides and images are not torchvision's."""
+    target: str = config.data.normalization._target_
+    return config.trunk.get("style") == "caffe" or target.endswith(".caffe_normalization")
+
+
 def _require_style(config: DictConfig) -> None:
     """Raises ConfigError for torchvision's weights, whose names fit, where the net computes otherwise."""
-    caffe = config.trunk.get("style") == "caffe" or config.data.normalization._target_.endswith(".caffe_normalization")
-    if str(config.weights) in TORCHVISION and caffe:
+    if str(config.weights) in TORCHVISION and _is_caffe(config):
         raise ConfigError(
             f"{config.weights} is of a net with other strides and images than the released DeepLab's, though names and "
-            "shapes fit; give with it trunk.style=torchvision "
-            "data.normalization._target_=seg.data.imagenet_normalization, or weights of the released net "
+            f"shapes fit; {_other_style('torchvision', 'imagenet')}, or weights of the released net "
             "(docs/REPRODUCE.md, section 2)"
         )
+
+
+def _require_same_images(config: DictConfig, report: Report) -> None:
+    """Raises ConfigError for weights of a net whose images had values of another size: ImageNet's spread by 1, Caffe's
+    by 57, and names and shapes of such nets are the same."""
+    here = GREY_LEVELS / fmean(build(config.data.normalization).std)
+    if report.scale is None or here / 8 < report.scale < here * 8:
+        return
+    way_out = ("torchvision", "imagenet") if report.scale < here else ("caffe", "caffe")
+    raise ConfigError(
+        f"{config.weights}: by its first norm, its images spread by about {report.scale:.2g}, and those of "
+        f"{config.data.normalization._target_} by {here:.2g}, though names and shapes fit; {_other_style(*way_out)}"
+    )
+
+
+def _other_style(style: str, normalization: str) -> str:
+    return f"give with it trunk.style={style} data.normalization._target_=seg.data.{normalization}_normalization"
 
 
 def _finished(folder: RunFolder, config: DictConfig) -> bool:

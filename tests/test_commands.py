@@ -102,6 +102,19 @@ def test_evaluating_again_gives_the_same_numbers(trained: Path, tmp_path: Path) 
     assert f"all of it is in {tmp_path / 'result.json'}" in table
 
 
+def test_weights_are_evaluated_as_they_are_in_a_run_of_no_steps(trained: Path, tmp_path: Path) -> None:
+    weights = trained / "checkpoints" / "step_00000003.pt"
+    arguments = [*SMALL, f"weights={weights}", "trainer.iterations=0", f"hydra.run.dir={tmp_path}"]
+    said = succeed("train.py", *arguments)
+    before, after = (json.loads((folder / "result.json").read_text()) for folder in (trained, tmp_path))
+    for key in ("miou", "iou", "per_image", "effective_dilation"):
+        assert before[key] == after[key], key
+    assert after["budget"] == "0 steps of batch 4"
+    assert "missing" not in said
+    assert "done already" in succeed("train.py", *arguments)
+    assert "deformable 3 layers" in succeed("report.py", f"runs={tmp_path}")
+
+
 def test_masks_of_0_and_255_do_not_pass_for_perfect(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("background\ncrack\n")
     for kind, value in (("images", 9), ("labels", 0), ("predictions", 0)):

@@ -16,6 +16,7 @@ from build import build, check  # noqa: E402
 from training import fresh_model  # noqa: E402
 
 from seg.errors import ConfigError  # noqa: E402
+from seg.models import Dilated, tiny  # noqa: E402
 
 CLASSES = {"voc": 21, "cityscapes": 19}
 PLAIN = {"voc": 44_619_861, "cityscapes": 44_617_811}
@@ -146,6 +147,46 @@ def test_weights_that_fit_by_name_alone_are_refused() -> None:
             ConfigError, match="resnet101-imagenet is of a net with other strides .* trunk.style=torchv"
         ):
             fresh_model(configuration("paper/voc", "weights=resnet101-imagenet", *some), 21)
+
+
+def small_net(weights: Path, *overrides: str, classes: int = 5) -> nn.Module:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        given = ["trunk=tiny", "head.hidden=8", "run=U", f"weights={weights}", *overrides]
+        return fresh_model(compose("train", given), classes)
+
+
+CAFFE = "data.normalization._target_=seg.data.caffe_normalization"
+
+
+@pytest.mark.parametrize("spread, here, way_out", [(1.0, [CAFFE], "torchvision"), (57.0, [], "caffe")])
+def test_a_file_of_a_net_that_read_other_images_is_refused(
+    tmp_path: Path, spread: float, here: list[str], way_out: str
+) -> None:
+    state = tiny(Dilated).state_dict()
+    state["bn1.running_var"] = state["conv1.weight"].square().sum((1, 2, 3)) * 2 * spread**2
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match=rf"w.pth: .* spread by about {spread:.2g}.* trunk.style={way_out} data.norm"):
+        small_net(tmp_path / "w.pth", *here, "weights_bgr=false")
+    other = [] if here else [CAFFE, "weights_bgr=true"]
+    first = small_net(tmp_path / "w.pth", *other).trunk.conv1.weight
+    assert torch.equal(first, state["conv1.weight"] if here else state["conv1.weight"].flip(1))
+
+
+def test_the_order_of_colours_is_asked_for_where_files_of_both_go_round(tmp_path: Path) -> None:
+    torch.save(tiny(Dilated).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match=r"w.pth may be of a net that reads blue, green, red.* weights_bgr=true"):
+        small_net(tmp_path / "w.pth", CAFFE)
+    small_net(tmp_path / "w.pth")  # torchvision's read red, green, blue
+
+
+def test_the_head_is_loaded_too_where_it_is_for_as_many_classes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    given = small_net("null")
+    torch.save(given.state_dict(), tmp_path / "w.pth")
+    for classes, with_head in ((5, True), (6, False)):
+        net = small_net(tmp_path / "w.pth", classes=classes)
+        assert torch.equal(net.trunk.conv1.weight, given.trunk.conv1.weight)
+        assert torch.equal(net.head.fc6.weight, given.head.fc6.weight) is with_head
+        assert ("unused: head.fc6.weight" in capsys.readouterr().out) is not with_head
 
 
 def test_a_resnet_without_weights_is_told_of(capsys: pytest.CaptureFixture) -> None:

@@ -100,8 +100,8 @@ class Schedule:
         warmup_kind: Literal["linear", "constant"] = "linear",
         warmup_factor: float = 0.0,
     ) -> None:
-        if iterations < 1:
-            raise ValueError(f"iterations is {iterations}; expected at least 1")
+        if iterations < 0:
+            raise ValueError(f"iterations is {iterations}; expected at least 0")
         if kind not in ("poly", "step", "constant"):
             raise ValueError(f"schedule.kind is {kind!r}; expected poly, step or constant")
         if warmup_kind not in ("linear", "constant"):

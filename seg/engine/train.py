@@ -50,7 +50,7 @@ def labelled(label: Tensor) -> Tensor:
 class Trainer:
     """How long to train, how often to look, and what to do when a step goes wrong.
 
-    iterations: optimiser steps in all.
+    iterations: optimiser steps in all; 0 saves the net as it is, to evaluate weights that are given.
     accumulate: batches that make one step, as one large batch would: the mean over all their labelled pixels.
     clip:       largest norm of the gradient, None for no clipping.
     save_every: steps between checkpoints; the last step is always saved. keep: checkpoints that stay on disk.
@@ -81,8 +81,8 @@ class Trainer:
         counts |= {"save_every": save_every, "patience": patience, "devices": devices}
         counts |= {} if evaluate_every is None else {"evaluate_every": evaluate_every}
         for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"trainer.{name} is {value}; expected at least 1")
+            if value < (least := 0 if name == "iterations" else 1):
+                raise ValueError(f"trainer.{name} is {value}; expected at least {least}")
         if clip is not None and not clip > 0:
             raise ValueError(f"trainer.clip is {clip}; expected a positive norm, or null for no clipping")
         if average is not None and not 0 < average < 1:
@@ -181,6 +181,8 @@ class _Run:
         self.parallel.train()
         batches = self.batches()
         start, before = time.monotonic(), self.seconds
+        if self.trainer.iterations == 0:
+            self.save()
         if self.looks() and self.ranks.broadcast(not self.looked()):
             start += self.look(progress)  # a signal came before it, or amid it
         while self.step < self.trainer.iterations:

@@ -26,12 +26,15 @@ class Report:
     loaded:  names in the module that got their values from it
     missing: names in the module that the file does not have; they kept their values
     unused:  names in the file that the module does not have, or that were skipped
+    scale:   standard deviation of the images that its first layer was trained on, to a factor of 3 or so: about 1 for
+             ImageNet's normalisation, about 60 for values to 255; None where the file doesn't tell
     """
 
     source: str
     loaded: tuple[str, ...]
     missing: tuple[str, ...]
     unused: tuple[str, ...]
+    scale: float | None = None
 
     def __str__(self) -> str:
         parts = [f"{self.source}: {len(self.loaded)} tensors loaded"]
@@ -79,7 +82,14 @@ def load_weights(
             turned = bgr and target == targets.get("conv1.weight")
             state[target].copy_(found[name].flip(1) if turned else found[name])
     loaded = tuple(name for name in matched if not name.endswith(COUNTER))
-    return Report(str(source), loaded, missing, unused)
+    return Report(str(source), loaded, missing, unused, _scale({canonical(name): found[name] for name in found}))
+
+
+def head_fits(model: nn.Module, source: str | Path, *, download: bool = False) -> bool:
+    """Whether a file has the whole head of a DeepLab: of one with another number of classes it has not."""
+    found = {canonical(name): tensor.shape for name, tensor in read_weights(source, download=download).items()}
+    head = {name: tensor.shape for name, tensor in model.state_dict().items() if name.startswith("head.")}
+    return all(found.get(canonical(name)) == shape for name, shape in head.items() if not name.endswith(COUNTER))
 
 
 def read_weights(source: str | Path, *, download: bool = False) -> dict[str, Tensor]:
@@ -126,6 +136,20 @@ def _torchvision(name: str, download: bool) -> dict[str, Tensor]:
     except Exception as error:  # of the network, or of a file that is damaged, which is not downloaded again
         reason = str(error).partition("\n")[0]
         raise DataError(f"{weights.url} as {cached}: {reason}; delete that file, or fetch it by other means") from error
+
+
+def _scale(found: dict[str, Tensor]) -> float | None:
+    """How far the values of the first layer's images spread, by the statistics of the norm after it.
+
+    A filter w turns images of variance s², alike all over, into outputs of variance s² |sum of w|², and white ones into
+    s² |w|²; photographs lie between, and 2 s² |w|² is the median of torchvision's ResNet-18. A norm that was folded
+    into its scale and shift has lost its statistics: its variances are all alike.
+    """
+    weight, variance = found.get("conv1.weight"), found.get("bn1.running_var")
+    if weight is None or variance is None or variance.numel() != len(weight) or variance.max() == variance.min():
+        return None
+    ratio = variance.float() / weight.float().flatten(1).square().sum(1)
+    return float((ratio[ratio.isfinite()].median() / 2).sqrt())
 
 
 def _check_shape(source: str | Path, target: str, want: Tensor, name: str, have: Tensor) -> None:

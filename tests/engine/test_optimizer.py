@@ -69,7 +69,7 @@ def test_apply_sets_each_group_by_its_own_rate() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"iterations": 0},
+        {"iterations": -1},
         {"iterations": 5, "kind": "cosine"},
         {"iterations": 5, "warmup": -1},
         {"iterations": 5, "milestones": [2]},

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from seg.errors import DataError
 from seg.models import DeepLab, Deform, Dilated, Modulated, ResNet, load_weights, resnet18, tiny
 from seg.models.names import canonical
+from seg.models.pretrained import head_fits
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "weights"
 PARTIAL = SHARED / "resnet18-imagenet-conv1-layer3.safetensors"
@@ -143,6 +144,48 @@ def test_code_hidden_in_a_pth_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"trap.pth: cannot be read"):
         load_weights(tiny(Dilated), tmp_path / "trap.pth")
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0, 57.0])
+def test_a_file_tells_how_far_the_values_of_its_images_spread(tmp_path: Path, spread: float) -> None:
+    """The statistics are those that a norm in training takes of smooth images of that spread."""
+    torch.manual_seed(3)
+    trunk = tiny(Dilated)
+    coarse = torch.randn(8, 3, 12, 12)
+    image = nn.functional.interpolate(coarse, scale_factor=6, mode="bicubic")
+    outputs = trunk.conv1(image / image.std() * spread)
+    state = trunk.state_dict() | {"bn1.running_var": outputs.detach().var((0, 2, 3))}
+    state["conv1.weight"][3] = state["bn1.running_var"][3] = 0  # some filters of ImageNet's nets are dead
+    torch.save(state, tmp_path / "a.pth")
+    scale = load_weights(trunk, tmp_path / "a.pth").scale
+    assert scale is not None
+    assert spread / 3 < scale < spread * 3
+
+
+def test_a_file_without_statistics_of_its_norm_tells_no_spread(tmp_path: Path) -> None:
+    state = tiny(Dilated).state_dict()  # the norm's variances are all 1
+    for name in ("bn1.running_var", "conv1.weight", "layer3.0.conv1.weight"):
+        torch.save(state, tmp_path / "a.pth")
+        assert load_weights(tiny(Dilated), tmp_path / "a.pth").scale is None
+        del state[name]
+
+
+def test_a_head_fits_where_the_file_has_all_of_it_for_as_many_classes(tmp_path: Path) -> None:
+    state = numbered(small())
+    for name, content, fits in (
+        ("whole", state, True),
+        ("trunk", numbered(tiny(Deform)), False),
+        ("part", {k: v for k, v in state.items() if k != "head.fc6.bias"}, False),
+        ("classes", numbered(DeepLab(tiny(Deform), 4)), False),
+    ):
+        torch.save(content, tmp_path / f"{name}.pth")
+        assert head_fits(small(), tmp_path / f"{name}.pth") is fits, name
+
+
+@pytest.mark.skipif(not PARTIAL.is_file(), reason=f"{PARTIAL} is not here")
+def test_imagenets_weights_are_of_images_that_spread_by_one() -> None:
+    scale = load_weights(resnet18(Dilated), PARTIAL).scale
+    assert scale == pytest.approx(1, rel=0.1)
 
 
 def test_an_unknown_source_lists_the_names_that_are_known() -> None:
