@@ -38,6 +38,7 @@ NOT_IN_NAME = (
     "data.train.sbd_root",
     "data.workers",
     "data.skip_limit",
+    "runtime.device",
     "runtime.threads",
     "runtime.timeout",
     "trainer.log_every",
@@ -113,6 +114,11 @@ def _misused(arguments: list[str], config_name: str) -> str | None:
         text.partition("=")[0] for text in arguments
     ):
         return "--cfg shows one job's keys; leave out -m, and name one of each of the values that are swept over"
+    if not {"-m", "--multirun"}.isdisjoint(arguments) and _one_of_several():
+        return (
+            "-m starts runs one after the other, and this process is one of several that share a run; leave out -m, or "
+            "start the sweep from one process (trainer.devices=N, or docs/CLUSTERS.md)"
+        )
     added = [text.lstrip("+").partition("=")[0] for text in arguments if text.startswith("+")]
     known = {"hydra"}.union(*(f(name) for name in ("train", config_name) for f in (_keys, _groups))) if added else set()
     for key in added:
@@ -191,6 +197,8 @@ def _job(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]
         try:
             function(config)
         except Preempted:
+            if os.environ.get("RANK", "0") != "0":
+                return  # the first rank tells; a failure here could end it before that
             _requeue()
             raise
         except Exception as error:
@@ -199,9 +207,23 @@ def _job(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]
                 error.told = True  # type: ignore[attr-defined]
             if HydraConfig.get().mode == RunMode.RUN:
                 sys.exit(_code_of(error))  # raised, Hydra would add a line that repeats the overrides
+            _let_go(error)
             raise
 
     return job
+
+
+def _one_of_several() -> bool:
+    """Whether torchrun, or srun where SEG_RANKS says so, started this process as a rank."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", 1) if os.environ.get("SEG_RANKS") == "slurm" else 1
+    return max(int(os.environ.get("WORLD_SIZE") or 1), int(tasks)) > 1
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free what the frames of an error hold, nets among it: a sweep keeps the errors of its jobs until its end."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _exit_code(main: Callable[[], None], config_name: str) -> int:
@@ -233,9 +255,17 @@ def _code_of(error: Exception) -> int:
 def _requeue() -> None:
     """Ask Slurm to start this job again, where conf/hydra/launcher/slurm.yaml or the job's script wants that."""
     job, first = os.environ.get("SLURM_JOB_ID"), os.environ.get("RANK", "0") == "0"
-    if job and first and os.environ.get("SEG_REQUEUE") == "1":
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
-        print(f"Slurm starts job {job} again" if done.returncode == 0 else done.stderr.strip(), file=sys.stderr)
+    if not (job and first and os.environ.get("SEG_REQUEUE") == "1"):
+        return
+    from seg.engine.runtime import held_back
+
+    with held_back():  # what ends the other tasks must not come between
+        try:
+            done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+            told = f"Slurm starts job {job} again" if done.returncode == 0 else done.stderr.strip()
+        except OSError as error:  # as in a container
+            told = f"job {job} could not be queued again ({error}); queue it by hand: scontrol requeue {job}"
+        print(told, file=sys.stderr)
 
 
 def _out_of_memory(error: Exception) -> str | None:

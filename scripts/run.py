@@ -17,8 +17,8 @@ CONFIG = "config.yaml"
 FREE_TO_CHANGE = (
     "run", "resume", "evaluate", "label", "logger", "pictures", "data.root", "data.train.sbd_root", "data.workers",
     "data.skip_limit", "data.evaluate", "data.evaluate_transform", "data.evaluate_batch_size", "data.thresholds",
-    "data.size_by", "runtime.threads", "runtime.timeout", "trainer.log_every", "trainer.save_every", "trainer.keep",
-    "trainer.patience", "trainer.devices", "trainer.evaluate_every",
+    "data.size_by", "runtime.device", "runtime.threads", "runtime.timeout", "trainer.log_every", "trainer.save_every",
+    "trainer.keep", "trainer.patience", "trainer.devices", "trainer.evaluate_every",
 )  # fmt: skip
 # keys of data that go with the weights: a group file that is named for its images (data=voc) doesn't change them
 OF_THE_WEIGHTS = ("normalization", "train", "train_transform", "batch_size", "on_bad_sample", "skip_limit")

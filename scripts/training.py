@@ -7,8 +7,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
 from build import build, check
 from evaluation import evaluate_run, validation
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from run import CONFIG, comparable, label_of, names_of, save_config
 from torch import nn
@@ -20,7 +22,7 @@ from seg.engine import RunFolder, Runtime, checkpoint, slurm
 from seg.engine.launch import launch, started_outside
 from seg.engine.ranks import Ranks, joined
 from seg.engine.resume import differing_keys
-from seg.errors import ConfigError
+from seg.errors import ConfigError, RunError
 from seg.models import Report, load_weights
 from seg.models.pretrained import TORCHVISION, head_fits
 from seg.ops import backend
@@ -43,16 +45,30 @@ def train_run(config: DictConfig) -> None:
         return
     config = config.copy()
     config.run = str(folder.path)  # Hydra's own values stay in this process
-    launch(_train, config, count=count)
+    try:
+        launch(_train, config, count=count)
+    except RunError as error:
+        folder.mark_failed(error)  # where the rank that owns it was killed
+        raise
 
 
 def _train(config: DictConfig) -> None:
     """One process's part in a run."""
-    runtime: Runtime = build(config.runtime)
+    runtime: Runtime = build(config.runtime, device=_device(config))
     with joined(runtime) as ranks:
         folder = RunFolder(config.run, owned=ranks.first)
         with folder.running(), _tracked(folder, config):
             _train_in(folder, config, runtime, ranks)
+
+
+def _device(config: DictConfig) -> str:
+    """Where to compute: joblib's jobs, which share a host at the same time, take its GPUs by turns."""
+    wanted: str = config.runtime.device
+    if wanted == "auto" and config.trainer.devices == 1 and HydraConfig.initialized():
+        job = HydraConfig.get()
+        gpus = torch.cuda.device_count() if job.launcher._target_.endswith("JoblibLauncher") else 0
+        return f"cuda:{job.job.num % gpus}" if gpus > 1 else wanted
+    return wanted
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
+THREADS = torch.get_num_threads()
 TINY = ["head.hidden=8", "data.batch_size=2", "trainer.log_every=1", "runtime.threads=1", "runtime.precision=fp32"]
 
 
@@ -32,6 +33,13 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         return int(ended.value.code or 0), said.out + said.err
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Gives each test as many threads as there were: runs in this process set theirs, and sums differ with them."""
+    yield
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from torch import nn
 
@@ -30,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import command  # noqa: E402
+import training  # noqa: E402
 from run import comparable  # noqa: E402
 from training import train_run  # noqa: E402
 
@@ -128,7 +132,9 @@ def test_fault_58_memory_is_short_whoever_says_so(error: Exception, capsys: pyte
     assert told.count("\n") == 1
 
 
-def test_a_preempted_job_asks_slurm_to_queue_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_preempted_job_asks_slurm_to_queue_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """scontrol is a stub here that notes what it is asked for."""
     asked, stub = tmp_path / "asked", tmp_path / "scontrol"
     stub.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
@@ -144,6 +150,83 @@ def test_a_preempted_job_asks_slurm_to_queue_it_again(tmp_path: Path, monkeypatc
         with pytest.raises(Preempted):
             command._job(run)(DictConfig({}))
     assert asked.read_text() == "requeue 12\n"
+    monkeypatch.setenv("RANK", "1")
+    command._job(run)(DictConfig({}))  # the other ranks end in peace: a failure of theirs could end the first
+    monkeypatch.delenv("RANK")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(Preempted):
+        command._job(run)(DictConfig({}))
+    assert asked.read_text() == "requeue 12\n"
+    assert "queue it by hand: scontrol requeue 12" in capsys.readouterr().err
+
+
+@pytest.mark.fault(58)
+def test_fault_58_a_failed_job_leaves_its_memory_to_the_next_of_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Hydra keeps each job's error until the end, and with it the frames that held the nets."""
+    nets: list[weakref.ref] = []
+    alive = []
+
+    def run(config: DictConfig) -> None:
+        alive.append([one() is not None for one in nets])
+        net = nn.Linear(2, 2)
+        nets.append(weakref.ref(net))
+        try:
+            net(torch.ones(3))
+        except RuntimeError as error:
+            raise RunError(f"job {config.seed}") from error
+
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "seed=0,1,2", f"hydra.sweep.dir={tmp_path}"])
+    for name in ("PYTHONPATH", "HYDRA_FULL_ERROR"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as ended:
+        command.command("train")(run)()
+    assert ended.value.code == 1
+    assert alive == [[], [False], [False, False]]
+    assert re.findall(r"error: job \d", capsys.readouterr().err) == ["error: job 0", "error: job 1", "error: job 2"]
+
+
+@pytest.mark.parametrize(
+    "place", [{"WORLD_SIZE": "2", "RANK": "1"}, {"SEG_RANKS": "slurm", "SLURM_STEP_NUM_TASKS": "8"}]
+)
+def test_a_sweep_is_not_started_by_each_rank_of_a_run(place: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command._misused(["-m", "seed=0,1"], "train") is None
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    assert "leave out -m" in (command._misused(["-m", "seed=0,1"], "train") or "")
+    assert command._misused(["seed=0"], "train") is None
+
+
+def test_the_ranks_of_a_run_that_was_killed_leave_word_that_it_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(function: Any, config: DictConfig, *, count: int) -> None:
+        RunFolder(config.run).write_status("running")
+        raise RunError(f"rank 0 of {count} died (SIGKILL)")
+
+    monkeypatch.setattr(training, "launch", killed)
+    with pytest.raises(RunError, match="rank 0 of 2 died"):
+        train_run(configuration(tmp_path, "trainer.devices=2"))
+    status = RunFolder(tmp_path).status()
+    assert (status["state"], status["error"]) == ("failed", "RunError: rank 0 of 2 died (SIGKILL)")
+
+
+@pytest.mark.parametrize("launcher, device", [("joblib", "cuda:1"), ("basic", "auto")])
+def test_jobs_that_share_a_host_take_its_gpus_by_turns(
+    launcher: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs the extra sweep")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        given = [f"hydra/launcher={launcher}", "hydra.job.num=4", "hydra.job.id=4"]
+        config = compose("train", given, return_hydra_config=True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(HydraConfig, "get", lambda: config.hydra)
+    assert training._device(config) == device
+    config.runtime.device = "cuda:2"
+    assert training._device(config) == "cuda:2"
 
 
 @pytest.mark.fault(60)

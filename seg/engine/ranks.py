@@ -113,6 +113,11 @@ def joined(runtime: Runtime) -> Iterator[Ranks]:
     except RuntimeError as error:
         if isinstance(error, RunError) or not _is_of_the_network(error):
             raise
+        if "Duplicate GPU" in str(error):
+            raise ConfigError(
+                f"rank {ranks.rank} of {world} shares its GPU with another; ask for as many GPUs as ranks, and show "
+                "each task its own or all of them"
+            ) from error
         raise RunError(
             f"rank {ranks.rank} of {world} lost the others ({str(error).splitlines()[0][:200]}); "
             "run the same command again to go on from the last checkpoint"

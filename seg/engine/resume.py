@@ -12,7 +12,7 @@ from seg.engine.run_folder import RunFolder
 from seg.errors import ConfigError, DataError
 
 FREED = (  # keys that older checkpoints hold, and that no longer have to agree
-    "trainer.devices", "data.train.sbd_root", "data.size_by", "data.evaluate_batch_size",
+    "runtime.device", "trainer.devices", "data.train.sbd_root", "data.size_by", "data.evaluate_batch_size",
     "data.evaluate_transform._target_", "data.evaluate_transform.resize", "data.evaluate_transform.truth",
 )  # fmt: skip
 

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from seg.engine.checkpoint import write_text
 from seg.engine.rows import append_row, write_rows
-from seg.engine.runtime import preemptible
+from seg.engine.runtime import held_back, preemptible
 from seg.errors import ConfigError, Preempted
 
 _locks: set[TextIO] = set()  # that this process holds
@@ -86,12 +86,18 @@ class RunFolder:
                     self._put_status(before)  # a command that is refused changes nothing of what there is
                     raise
                 stopped = isinstance(error, (Preempted, KeyboardInterrupt))
-                with contextlib.suppress(OSError):  # a full disk must not hide the error that is on its way
+                # a full disk must not hide the error that is on its way
+                with contextlib.suppress(OSError), held_back():
                     self.write_status("preempted" if stopped else "failed", error=_one_line(error))
                 raise
             finally:
                 _locks.discard(lock)
             self.write_status("done", seconds=round(time.monotonic() - start, 3))
+
+    def mark_failed(self, error: BaseException) -> None:
+        """Say of a run whose owner was killed that it failed, and of what."""
+        if self.status().get("state") == "running":
+            self.write_status("failed", error=_one_line(error))
 
     def mark_done(self) -> None:
         """Say of a finished training that it was evaluated after all; a run that works here says so itself."""

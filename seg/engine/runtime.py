@@ -74,6 +74,8 @@ class Runtime:
             torch.set_num_threads(self.threads)
             cv2.setNumThreads(self.threads)
         if self.device.type == "cuda":
+            if self.device.index is not None:
+                torch.cuda.set_device(self.device)  # for what asks for no other, as the thread that pins memory
             round_alike()
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # a GPU's products are not without it
@@ -82,10 +84,13 @@ class Runtime:
     def take_gpu(self, index: int) -> None:
         """Use the GPU of this number, as one of several processes on this host."""
         count = torch.cuda.device_count()
-        if count == 1 and os.environ.get("SEG_RANKS") == "slurm":  # which shows each task its own where it binds them
+        tasks = os.environ.get("SLURM_STEP_NUM_TASKS", 1) if os.environ.get("SEG_RANKS") == "slurm" else 1
+        if count == 1 and int(tasks) > 1:  # Slurm shows each task its own where it binds them
             index = 0
         if index >= count:
-            raise ConfigError(f"process {index} on this host finds {count} GPUs; use trainer.devices={count}")
+            raise ConfigError(
+                f"process {index} on this host finds {count} GPUs; use trainer.devices={count}, or ask for more of them"
+            )
         torch.cuda.set_device(index)
         self.device = torch.device("cuda", index)
 
@@ -134,6 +139,8 @@ def _device(name: str) -> torch.device:
         raise ValueError(f"runtime.device is {name!r}; expected auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"runtime.device is {name!r} but torch sees no GPU here; use runtime.device=cpu")
+    if device.type == "cuda" and device.index is not None and device.index >= (count := torch.cuda.device_count()):
+        raise ValueError(f"runtime.device is {name!r} but torch sees {count} GPUs here, from cuda:0; or use auto")
     return device
 
 

@@ -29,6 +29,8 @@ def name_ranks() -> None:
 
 
 def _first_host(names: str) -> str:
+    if "[" not in names and "," not in names:
+        return names  # one, which needs no command: a container may lack it
     command = ["scontrol", "show", "hostnames", names]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]

@@ -380,8 +380,9 @@ def _short(value: Any) -> str:
 
 
 def _copy(to: list[Tensor], source: list[Tensor]) -> None:
-    if to:
-        torch._foreach_copy_(to, source)
+    for dtype in {tensor.dtype for tensor in to}:  # tensors of one type are copied at once
+        pairs = [pair for pair in zip(to, source, strict=True) if pair[0].dtype == dtype]
+        torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
 
 
 def _average(model: nn.Module, decay: float) -> AveragedModel:
@@ -390,7 +391,9 @@ def _average(model: nn.Module, decay: float) -> AveragedModel:
     With the decay alone, a thousand steps at 0.999 would leave the first step's net a weight of 0.37.
     """
 
-    def blend(averaged: Any, current: Any, count: Tensor | int) -> None:
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
+    def blend(averaged: Any, current: Any, _: Any) -> None:
+        count = int(net.n_averaged)  # it lies with the CPU; what is given may be a copy that a GPU has to hand over
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + count) / (10 + count)))
 
-    return AveragedModel(model, multi_avg_fn=blend)
+    net = AveragedModel(model, multi_avg_fn=blend)
+    return net

@@ -192,8 +192,8 @@ def cxx() -> tuple[str, ...]:
 
 
 def nvcc(cuda: str) -> str:
-    """The CUDA compiler's path: of CUDA_HOME or CUDA_PATH, else of PATH, else of /usr/local/cuda, as torch looks for it;
-    its major version has to be that of `cuda`."""
+    """The CUDA compiler's path: of CUDA_HOME or CUDA_PATH, else of PATH, else the usual one, as torch looks for it; its
+    major version has to be that of `cuda`."""
     name = next((name for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)), None)
     if name:
         path = shutil.which("nvcc", path=f"{os.environ[name]}/bin")

@@ -36,10 +36,18 @@ def test_a_processor_that_multiplies_in_bf16_is_asked_to(
 def test_a_gpu_that_would_emulate_bf16_keeps_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     asked = []
     monkeypatch.setattr(torch.cuda, "device", lambda device: asked.append(device) or contextlib.nullcontext())
     assert Runtime(device="cuda:1").precision == "fp32"
     assert asked == [torch.device("cuda:1")]
+
+
+def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"runtime.device is 'cuda:2' but torch sees 2 GPUs here, from cuda:0"):
+        Runtime(device="cuda:2")
 
 
 def test_a_task_that_slurm_shows_one_gpu_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,6 +57,9 @@ def test_a_task_that_slurm_shows_one_gpu_takes_it(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ConfigError, match="process 1 on this host finds 1 GPUs; use trainer.devices=1"):
         runtime.take_gpu(1)
     monkeypatch.setenv("SEG_RANKS", "slurm")
+    with pytest.raises(ConfigError, match="or ask for more of them"):
+        runtime.take_gpu(1)  # of a task that starts its own ranks
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
     runtime.take_gpu(1)
     assert taken == [0]
     assert runtime.device == torch.device("cuda:0")

@@ -363,9 +363,9 @@ def test_a_signal_in_the_last_step_ends_the_run_before_its_evaluation(tmp_path: 
     assert torch.equal(weights(train(tmp_path, iterations=7)), weights(train(tmp_path / "whole", iterations=7)))
 
 
-@pytest.mark.parametrize(
-    "key", ["iterations", "accumulate", "log_every", "save_every", "keep", "patience", "evaluate_every"]
-)
+@pytest.mark.parametrize("key", ["accumulate", "log_every", "save_every", "keep", "patience", "evaluate_every"])
 def test_counts_out_of_range_are_named(key: str) -> None:
-    with pytest.raises(ValueError, match=f"trainer.{key} is 0"):
+    with pytest.raises(ValueError, match=f"trainer.{key} is 0; expected at least 1"):
         Trainer(**{"iterations": 1, key: 0})
+    with pytest.raises(ValueError, match="trainer.iterations is -1; expected at least 0"):
+        Trainer(iterations=-1)
