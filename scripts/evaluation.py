@@ -1,5 +1,7 @@
 """Evaluate a run, or label images of anybody's model, and write result.json."""
 
+import json
+import re
 import shlex
 import sys
 from datetime import UTC, datetime
@@ -50,19 +52,22 @@ def evaluate_run(
     step = config.trainer.iterations
     target = RunFolder(output) if output else folder
     target.require_writable("output")
+    inference = build(config.inference) if "inference" in config else Inference()
     if model is None:
+        if target is folder:
+            _require_same_reading(folder, protocol(data, config, len(data), str(inference)))
         model, step = _trained(folder, config, data.classes)
         model = runtime.place(model)
     written = target.path / "predictions" if official else None
-    inference = build(config.inference) if "inference" in config else Inference()
     net = inference.net(model)
     evaluation, dilation = _measure(model, data, config, runtime, inference, written, ranks)
     if not ranks.first:
         return {}
     reading = _reading(config)
+    scores = evaluation.scores(data.classes)
     result = {
-        **_facts(config, data, runtime, len(evaluation.names), inference, step),
-        **evaluation.scores(data.classes),
+        **_facts(config, data, runtime, len(evaluation.names), inference, step, _counted_classes(scores)),
+        **scores,
         "effective_dilation": dilation.rows(),
         "effective_dilation_histogram": dilation.histograms(),
         "cost": _cost(net, one_batch(data, 0, **reading).image, runtime, evaluation),
@@ -163,6 +168,20 @@ def _cost(model: nn.Module, image: torch.Tensor, runtime: Runtime, evaluation: E
         return {**cost(model, runtime.image(image)), "seconds_per_image": seconds}
 
 
+def _require_same_reading(folder: RunFolder, wanted: str) -> None:
+    """Raises ConfigError where the run has a result that was taken in another way: its report would lose it."""
+    try:
+        before = str(json.loads(folder.result.read_text())["protocol"])
+    except (OSError, ValueError, KeyError):
+        return  # there is none that can be read
+    of_the_net = r", computed in \w+|, after \d+ of \d+ steps|(?<= over )\d+ of (?=\d+ classes)"
+    if re.sub(of_the_net, "", before) != wanted:
+        raise ConfigError(
+            f"{folder.result} would be lost, which is of another evaluation:\n  {before}\nThis one is of\n  {wanted}\n"
+            "give output=FOLDER for it, or take that file away"
+        )
+
+
 def _require_official(data: Any, config: DictConfig, official: bool) -> None:
     if official and config.data.evaluate_transform.get("truth") == "resized":
         raise ConfigError(
@@ -189,7 +208,7 @@ def _write(target: RunFolder, result: dict[str, Any], label_ids: Path | None, da
 
 
 def _facts(
-    config: DictConfig, data: Any, runtime: Runtime, images: int, inference: Inference, step: int
+    config: DictConfig, data: Any, runtime: Runtime, images: int, inference: Inference, step: int, counted: int
 ) -> dict[str, Any]:
     """What the numbers are numbers of."""
     last = config.trainer.iterations
@@ -211,12 +230,17 @@ def _facts(
         "budget": f"{steps} of batch {config.data.batch_size * config.trainer.accumulate}",
         "data": {"name": data.name, "split": data.split, "images": images},
         "object_sizes": data.object_source,
-        "protocol": protocol(data, config, images, how),
+        "protocol": protocol(data, config, images, how, counted),
     }
 
 
-def protocol(data: Any, config: DictConfig, images: int, inference: str) -> str:
-    """One sentence that says how the numbers were taken."""
+def _counted_classes(scores: dict[str, Any]) -> int:
+    """Classes that mIoU is a mean over: those that are in the truth or the prediction."""
+    return sum(value is not None for value in scores["iou"].values())
+
+
+def protocol(data: Any, config: DictConfig, images: int, inference: str, counted: int | None = None) -> str:
+    """One sentence that says how the numbers were taken; counted: classes that have one, where not all have."""
     thresholds = config.data.thresholds
     transform = config.data.evaluate_transform
     resolution = "the labels' resolution"
@@ -226,10 +250,13 @@ def protocol(data: Any, config: DictConfig, images: int, inference: str) -> str:
     thing = "the square root of the box's area"
     if config.data.size_by == "box":
         thing += " (the smallest box that holds a pixel)"
+    classes = f"{len(data.classes)} classes"
+    if counted not in (None, len(data.classes)):
+        classes = f"{counted} of {classes}"
     source = "annotated objects" if data.object_source == "masks" else "connected components of the label"
     return (
         f"{data.name} {data.split}, {images} images: one confusion matrix over all pixels at {resolution}, "
-        f"{inference}, 255 ignored, mIoU over {len(data.classes)} classes; object size is {thing}, "
+        f"{inference}, 255 ignored, mIoU over {classes}; object size is {thing}, "
         f"cut at {thresholds[0]:g} and {thresholds[1]:g} px, from {source}"
     )
 
@@ -271,6 +298,7 @@ def evaluate_folder_of_predictions(
     evaluation = evaluate_predictions(
         predictions, data, classes=len(data.classes), thresholds=thresholds, size_by=config.data.size_by
     )
+    scores = evaluation.scores(data.classes)
     result = {
         "schema": 1,
         "variant": _called(predictions.resolve()),
@@ -279,8 +307,8 @@ def evaluate_folder_of_predictions(
         "command": shlex.join(["python", *sys.argv]),
         "data": {"name": data.name, "split": data.split, "images": len(data)},
         "object_sizes": data.object_source,
-        "protocol": protocol(data, config, len(data), "predictions as given"),
-        **evaluation.scores(data.classes),
+        "protocol": protocol(data, config, len(data), "predictions as given", _counted_classes(scores)),
+        **scores,
     }
     assert target is not None
     _write(target, result, predictions if official else None, data)

@@ -1,7 +1,8 @@
-"""Label images by a trained run: python scripts/predict.py run=RUN input=IMAGE_OR_FOLDER_OR_VIDEO output=FOLDER
+"""Label images by a trained run: python scripts/predict.py run=RUN input=IMAGES output=FOLDER
 
-For each image or frame, in the output folder: ids/NAME.png (class ids), labels/NAME.png (with the palette) and
-overlays/NAME.png; with archive=voc or archive=cityscapes also the file that their servers take.
+IMAGES: an image, a folder, a .txt that lists files, or a video. For each image or frame, in the output folder:
+ids/NAME.png (class ids), labels/NAME.png (with the palette) and overlays/NAME.png; with archive=voc or
+archive=cityscapes also the file that their servers take.
 """
 
 from command import command

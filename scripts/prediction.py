@@ -19,7 +19,7 @@ from run import make_folder, newest_state, trained_model
 
 from seg.data import Sample, one_batch
 from seg.data.cityscapes import CITYSCAPES_CLASSES, to_label_ids
-from seg.data.files import SUFFIXES, images_in
+from seg.data.files import SUFFIXES, images_in, read_ids
 from seg.data.images import read_image
 from seg.data.voc import VOC_CLASSES
 from seg.engine import RunFolder
@@ -122,7 +122,9 @@ def predict(config: DictConfig, source: Path, output: Path, opacity: float, arch
 
 
 def open_source(source: Path) -> Unlabelled | Video:
-    """The image itself, the frames of a video, or the images in a folder, sorted."""
+    """The image itself, the frames of a video, the images of a list, or those in a folder, sorted."""
+    if source.is_file() and source.suffix == ".txt":
+        return Unlabelled(_unlike_in_name([Path(line) for line in read_ids(source, of_files=True)], source))
     if source.is_file():
         return Video(source) if source.suffix.lower() in VIDEOS else Unlabelled([source])
     return Unlabelled(find_images(source))
@@ -136,10 +138,17 @@ def find_images(source: Path) -> list[Path]:
     found = sorted(found or images_in(source).values(), key=lambda path: (path.stem, path))
     if not found:
         raise DataError(f"input={source}: no image in it ({', '.join(SUFFIXES)})")
-    twice = [path for path, after in itertools.pairwise(found) if path.stem == after.stem]
-    if twice:
-        raise DataError(f"input={source}: several images are called {twice[0].stem}; their results would collide")
-    return found
+    return _unlike_in_name(found, source)
+
+
+def _unlike_in_name(paths: list[Path], source: Path) -> list[Path]:
+    """The paths; raises DataError where two results would have one name."""
+    seen: set[str] = set()
+    for path in paths:
+        if path.stem in seen:
+            raise DataError(f"input={source}: several images are called {path.stem}; their results would collide")
+        seen.add(path.stem)
+    return paths
 
 
 def write(output: Path, name: str, image: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: float) -> None:

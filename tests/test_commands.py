@@ -102,6 +102,21 @@ def test_evaluating_again_gives_the_same_numbers(trained: Path, tmp_path: Path) 
     assert f"all of it is in {tmp_path / 'result.json'}" in table
 
 
+def test_another_evaluation_does_not_take_the_place_of_a_runs_own(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    before = (folder / "result.json").read_text()
+    for given in (["inference.flip=true"], ["data.evaluate_transform.resize=200"], ["++data.evaluate.images=3"]):
+        done = run("evaluate.py", f"run={folder}", "examples=0", *given)
+        assert done.returncode == 2
+        assert "result.json would be lost, which is of another evaluation" in done.stderr
+        assert "give output=FOLDER for it" in done.stderr
+    assert (folder / "result.json").read_text() == before
+    succeed("evaluate.py", f"run={folder}", "examples=0", "runtime.precision=bf16")
+    after = json.loads((folder / "result.json").read_text())
+    assert (after["precision"], json.loads(before)["precision"]) == ("bf16", "fp32")
+
+
 def test_weights_are_evaluated_as_they_are_in_a_run_of_no_steps(trained: Path, tmp_path: Path) -> None:
     weights = trained / "checkpoints" / "step_00000003.pt"
     arguments = [*SMALL, f"weights={weights}", "trainer.iterations=0", f"hydra.run.dir={tmp_path}"]

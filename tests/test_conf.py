@@ -261,7 +261,7 @@ def test_fault_75_cfg_and_help_need_neither_torch_nor_network() -> None:
 @pytest.mark.parametrize(
     "script, words",
     [
-        ("predict", "input: null   # an image, a folder of images, or a video"),
+        ("predict", "input: null   # an image, a folder of images, a list of files (.txt, one a line), or a video"),
         ("evaluate", "data=camvid|cityscapes"),
         ("doctor", "What this machine has"),
     ],

@@ -150,6 +150,24 @@ def test_a_file_in_the_place_of_the_output_folder_is_named(config: DictConfig, v
         predict(config, video, video / "below", 0.5)
 
 
+def test_a_list_names_the_images_that_are_labelled(
+    config: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As VOC's test images, which lie among all others."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c"):
+        Image.fromarray(np.zeros((20, 24, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "test.txt").write_text(f"c.png\n{tmp_path}/a.png\n")
+    assert predict(config, Path("test.txt"), tmp_path / "out", 0.5) == 2
+    assert {path.stem for path in (tmp_path / "out" / "ids").iterdir()} == {"a", "c"}
+    (tmp_path / "test.txt").write_text("a.png\nd.png\n")
+    with pytest.raises(DataError, match=r"1 of 2 images could not be labelled:\nd.png: no such file"):
+        predict(config, Path("test.txt"), tmp_path / "out", 0.5)
+    (tmp_path / "test.txt").write_text("a.png\nother/a.png\n")
+    with pytest.raises(DataError, match="several images are called a; their results would collide"):
+        open_source(Path("test.txt"))
+
+
 def test_a_file_that_is_no_video_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"not a video")
     with pytest.raises(DataError, match=r"bad.mp4: no frame of it can be read as a video"):

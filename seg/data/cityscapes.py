@@ -99,7 +99,10 @@ class Cityscapes(FileDataset):
         if not _looks_like_train_ids(counts):
             return None
         values = _listed(np.flatnonzero(counts))
-        return f"the values are {values}, train ids where label ids are expected; predict.py writes those to label_ids"
+        return (
+            f"the values are {values}, train ids where label ids are expected; predict.py "
+            "archive=cityscapes writes label ids to FOLDER/label_ids"
+        )
 
     def read_objects(self, path: Path, label: NDArray[np.uint8]) -> NDArray[np.int32]:
         return number_instances(read_objects(path), label)
@@ -149,6 +152,12 @@ def _entries(folder: Path, split: str, kind: str) -> list[Entry]:
         entries.append(Entry(name, image, stem.with_name(f"{stem.name}_{kind}.png"), objects))
     if not entries:
         raise DataError(f"{images}: there are no CITY/*_leftImg8bit.png files in it")
+    first = entries[0].label
+    if not first.is_file() and first.with_name(f"{entries[0].name}_gtFine_{FILES['trainIds']}.png").is_file():
+        raise DataError(
+            f"{first}: no such file, but there is one of train ids; give the original labelIds files, or say "
+            "+data.train.labels=trainIds +data.evaluate.labels=trainIds"
+        )
     return entries
 
 

@@ -96,10 +96,11 @@ class FileDataset:
         return np.where(unknown, -1, numbers.astype(np.int32))
 
 
-def read_ids(path: Path) -> list[str]:
+def read_ids(path: Path, *, of_files: bool = False) -> list[str]:
     """The ids in a list file, one a line; blank lines, spaces at the ends and Windows line ends don't matter.
 
-    raises: DataError for a missing or empty list, an id that stands there twice or that leaves the data set's folder
+    of_files: the lines are paths of files, which may lead anywhere
+    raises:   DataError for a missing or empty list, an id that stands there twice or that leaves the data set's folder
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -110,7 +111,8 @@ def read_ids(path: Path) -> list[str]:
     ids = [line.strip() for line in lines if line.strip()]
     if not ids:
         raise DataError(f"{path}: the list of ids is empty")
-    require_safe(ids, path)
+    if not of_files:
+        require_safe(ids, path)
     require_unique(ids, path)
     return ids
 
@@ -120,7 +122,10 @@ def require_safe(ids: Iterable[str], path: Path) -> None:
     for one in ids:
         parts = PurePosixPath(one.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or "\0" in one:
-            raise DataError(f"{path}: the id {one!r} leads out of the data set's folder")
+            raise DataError(
+                f"{path}: the id {one!r} leads out of the data set's folder; a list has one id a line, such as "
+                "2007_000032, not the paths of files"
+            )
 
 
 def require_unique(ids: Sequence[str], path: Path) -> None:

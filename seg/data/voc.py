@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from seg.data.files import Entry, FileDataset, find_root, read_ids
 from seg.data.labels import Classes, read_classes, voc_palette
 from seg.data.mat import read_mat
-from seg.errors import ConfigError
+from seg.errors import ConfigError, DataError
 
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
+LABELS = "SegmentationClass"
 VOC_ID = re.compile(r"20\d\d_\d{6}")  # year and number
 HINT = "give the folder that holds JPEGImages, SegmentationClass and ImageSets/Segmentation, or VOCdevkit"
 SBD_HINT = "give the folder that holds SBD's img, cls, inst, train.txt and val.txt (benchmark_RELEASE/dataset)"
@@ -29,6 +30,8 @@ class VOC(FileDataset):
     split:    the name of a list; or "train_aug": VOC's train list and all of SBD without VOC's val list, which are
               10,582 images in the original archives; where both have an image, VOC's finer masks are taken
     sbd_root: SBD's folder, for train_aug
+    labels:   the folder of the label images. Another than SegmentationClass, such as the SegmentationClassAug that goes
+              round with all of train_aug, needs no sbd_root but a list of its ids; object masks are not read beside it
     things:   names of the classes that are objects where SegmentationObject is missing: then objects are connected
               components; all classes but the background unless given
 
@@ -44,16 +47,24 @@ class VOC(FileDataset):
         split: str = "train",
         *,
         sbd_root: Path | str | None = None,
+        labels: str = LABELS,
         things: Sequence[str] | None = None,
     ) -> None:
         folder = find_root(root, (".", "VOC2012", "VOCdevkit/VOC2012"), "ImageSets/Segmentation", HINT)
         lists = folder / "ImageSets" / "Segmentation"
-        if split == "train_aug":
+        if labels != LABELS and sbd_root is not None:
+            raise ConfigError(
+                f"labels={labels} and sbd_root={sbd_root} are two sources of the same labels; leave out one"
+            )
+        if not (folder / labels).is_dir():
+            raise DataError(f"labels={labels}: there is no such folder in {folder}")
+        if split == "train_aug" and labels == LABELS:
             entries = _augmented(folder, lists, sbd_root)
         else:
-            entries = [_voc_entry(folder, name) for name in read_ids(lists / f"{split}.txt")]
+            entries = [_voc_entry(folder, name, labels) for name in read_ids(lists / f"{split}.txt")]
         classes = _classes(folder, Path(root).expanduser())
-        super().__init__(_name(folder, classes, entries), split, entries, classes, things)
+        name = _name(folder, classes, entries) + ("" if labels == LABELS else f" with {labels}")
+        super().__init__(name, split, entries, classes, things)
 
     def read_label(self, entry: Entry) -> NDArray[np.uint8]:
         if entry.label.suffix == ".mat":
@@ -75,7 +86,10 @@ def augmented_ids(train: Sequence[str], sbd: Sequence[str], val: Sequence[str]) 
 
 def _augmented(folder: Path, lists: Path, sbd_root: Path | str | None) -> list[Entry]:
     if sbd_root is None:
-        raise ConfigError(f"split=train_aug needs SBD's images, +data.train.sbd_root=FOLDER; {SBD_HINT}")
+        raise ConfigError(
+            f"split=train_aug needs SBD's images, +data.train.sbd_root=FOLDER; {SBD_HINT}; or, with all masks as PNGs "
+            "in VOC2012 and their list as train_aug.txt, +data.train.labels=SegmentationClassAug"
+        )
     sbd = find_root(sbd_root, (".", "dataset", "benchmark_RELEASE/dataset"), "cls", SBD_HINT)
     train, val = read_ids(lists / "train.txt"), read_ids(lists / "val.txt")
     in_sbd = [name for part in ("train", "val") for name in read_ids(sbd / f"{part}.txt")]
@@ -87,13 +101,13 @@ def _augmented(folder: Path, lists: Path, sbd_root: Path | str | None) -> list[E
     ]
 
 
-def _voc_entry(folder: Path, name: str) -> Entry:
+def _voc_entry(folder: Path, name: str, labels: str = LABELS) -> Entry:
     objects = folder / "SegmentationObject"
     return Entry(
         name,
         folder / "JPEGImages" / f"{name}.jpg",
-        folder / "SegmentationClass" / f"{name}.png",
-        objects / f"{name}.png" if objects.is_dir() else None,
+        folder / labels / f"{name}.png",
+        objects / f"{name}.png" if labels == LABELS and objects.is_dir() else None,
     )
 
 

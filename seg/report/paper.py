@@ -19,6 +19,8 @@ _DEFORMABLE = {1: (73.9, 73.5), 2: (74.8, 74.4), 3: (75.2, 75.2), 6: (74.8, 75.1
 _DATA = {"PASCAL VOC": "DeepLab, VOC 2012 val", "cityscapes": "DeepLab, Cityscapes val"}
 _SIZE = {"PASCAL VOC": (21, 1449), "cityscapes": (19, 500)}  # classes, and images in val
 
+_MORE_THAN_ONCE = re.compile("scales [0-9]|with the mirror image|windows of|evaluated at output stride")
+
 # table 2, mean ± std; res5a, b, c are layer4.0, 1, 2 in torchvision's names
 TABLE_2 = (
     ("res5a (layer4.0.conv2)", ("2.2 ± 1.2", "2.9 ± 1.3", "4.2 ± 1.6", "3.1 ± 1.1")),
@@ -28,10 +30,12 @@ TABLE_2 = (
 
 
 def subject(runs: Sequence[Run]) -> str:
-    """The paper's data set that the results are of, "" for none: the whole of its val split, with its classes."""
-    result = next(run.result for run in runs if run.result)
-    name = str(result.data["name"])
-    return name if (len(result.iou), result.data.get("images")) == _SIZE.get(name) else ""
+    """The paper's data set that the results are of, "" for none: the whole of its val split, with its classes, each
+    image read once and whole."""
+    results = [run.result for run in runs if run.result]
+    name = str(results[0].data["name"])
+    whole = (len(results[0].iou), results[0].data.get("images")) == _SIZE.get(name)
+    return name if whole and not any(_MORE_THAN_ONCE.search(result.protocol) for result in results) else ""
 
 
 def column(data: str) -> str | None:

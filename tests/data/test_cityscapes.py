@@ -125,6 +125,13 @@ def test_fault_39_label_ids_in_place_of_train_ids_are_detected(city_root: Path) 
         Cityscapes(city_root, labels="trainIds")[0]
 
 
+def test_train_ids_alone_are_told_of_with_the_way_out(city_root: Path) -> None:
+    for city in ("aachen", "bonn"):
+        labels_of(city_root, city, "labelIds").rename(labels_of(city_root, city, "labelTrainIds"))
+    with pytest.raises(DataError, match=r"_labelIds.png: no such file, .* \+data.evaluate.labels=trainIds"):
+        Cityscapes(city_root)
+
+
 def test_converted_files_give_the_same_samples(city_root: Path) -> None:
     before = Cityscapes(city_root)[0]
     for city in ("aachen", "bonn"):

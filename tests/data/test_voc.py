@@ -114,6 +114,30 @@ def test_train_aug_takes_vocs_masks_first_and_sbds_for_the_rest(
     assert data[2].image.shape == (30, 40, 3)
 
 
+def test_masks_of_another_folder_need_a_list_and_no_sbd(
+    voc_root: Path, two_objects: np.ndarray, save_mask: Callable[..., Path]
+) -> None:
+    folder = voc2012(voc_root)
+    (folder / "ImageSets" / "Segmentation" / "train_aug.txt").write_text("2007_000003\n2007_000001\n")
+    for name in ("2007_000001", "2007_000003"):
+        save_mask(folder / "SegmentationClassAug" / f"{name}.png", 3 * (two_objects > 0).astype(np.uint8))
+    data = VOC(voc_root, "train_aug", labels="SegmentationClassAug")
+    assert (data.names, data.object_source) == (["2007_000003", "2007_000001"], "components")
+    assert data.name == "PASCAL VOC with SegmentationClassAug", "another truth than VOC's"
+    assert set(np.unique(data[0].label)) == {0, 3}
+    with pytest.raises(DataError, match="labels=Aug: there is no such folder in"):
+        VOC(voc_root, "train_aug", labels="Aug")
+    with pytest.raises(ConfigError, match="two sources of the same labels"):
+        VOC(voc_root, "train_aug", labels="SegmentationClassAug", sbd_root=voc_root)
+
+
+def test_a_list_of_files_is_refused_with_what_a_list_has(voc_root: Path) -> None:
+    pair = "/JPEGImages/2007_000003.jpg /SegmentationClassAug/2007_000003.png"
+    (voc2012(voc_root) / "ImageSets" / "Segmentation" / "aug.txt").write_text(pair)
+    with pytest.raises(DataError, match="a list has one id a line, such as 2007_000032, not the paths of files"):
+        VOC(voc_root, "aug")
+
+
 def test_train_aug_without_sbd_is_refused_with_the_way_out(voc_root: Path) -> None:
     with pytest.raises(ConfigError, match="split=train_aug needs SBD's images, .*give the folder that holds SBD's img"):
         VOC(voc_root, "train_aug")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from seg.engine import Inference
 from seg.errors import ConfigError
 from seg.report import paper, tables
 from seg.report.reading import read_runs
@@ -185,20 +186,24 @@ def test_papers_column_stands_under_its_name(write_run: Write, data: str, expect
 
 
 @pytest.mark.parametrize(
-    ("name", "classes", "images", "expected"),
+    ("name", "classes", "images", "how", "expected"),
     [
-        ("PASCAL VOC", 21, 1449, "PASCAL VOC"),
-        ("PASCAL VOC", 21, 100, ""),
-        ("cityscapes", 19, 500, "cityscapes"),
-        ("cityscapes", 11, 500, ""),
-        ("my pictures", 21, 1449, ""),
+        ("PASCAL VOC", 21, 1449, {}, "PASCAL VOC"),
+        ("PASCAL VOC", 21, 100, {}, ""),
+        ("cityscapes", 19, 500, {}, "cityscapes"),
+        ("cityscapes", 11, 500, {}, ""),
+        ("my pictures", 21, 1449, {}, ""),
+        ("PASCAL VOC", 21, 1449, {"scales": (0.5, 1.0)}, ""),
+        ("PASCAL VOC", 21, 1449, {"flip": True}, ""),
+        ("cityscapes", 19, 500, {"window": (768, 1024)}, ""),
+        ("cityscapes", 19, 500, {"output_stride": 8}, ""),
     ],
 )
-def test_papers_numbers_stand_beside_its_whole_val_split_only(
-    write_run: Write, name: str, classes: int, images: int, expected: str
+def test_papers_numbers_stand_beside_its_whole_val_split_read_once_only(
+    write_run: Write, name: str, classes: int, images: int, how: dict, expected: str
 ) -> None:
-    data = {"name": name, "split": "val", "images": images}
-    runs = read_runs(write_run("a", result("dilated 4", data=data, iou={str(k): 0.5 for k in range(classes)})).parent)
+    facts = {"data": {"name": name, "split": "val", "images": images}, "protocol": f"{Inference(**how)}, 255 ignored"}
+    runs = read_runs(write_run("a", result("dilated 4", **facts, iou={str(k): 0.5 for k in range(classes)})).parent)
     assert paper.subject(runs) == expected
 
 
