@@ -381,8 +381,7 @@ def _short(value: Any) -> str:
 
 def _copy(to: list[Tensor], source: list[Tensor]) -> None:
     for dtype in {tensor.dtype for tensor in to}:  # tensors of one type are copied at once
-        pairs = [pair for pair in zip(to, source, strict=True) if pair[0].dtype == dtype]
-        torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
+        torch._foreach_copy_([t for t in to if t.dtype == dtype], [s for s in source if s.dtype == dtype])
 
 
 def _average(model: nn.Module, decay: float) -> AveragedModel:

@@ -135,8 +135,8 @@ def all_codes(gpus: Sequence[tuple[int, int]], known: Sequence[str]) -> tuple[st
     for capability in dict.fromkeys(gpus):
         try:
             codes[gpu_code(capability, known)] = None
-        except Unavailable as reason:
-            refused.append(reason)
+        except Unavailable as error:
+            refused.append(error)
     if refused and not codes:
         raise refused[0]
     for reason in refused:
