@@ -85,7 +85,7 @@ def _opening(runs: Sequence[Run], variants: Sequence[Variant]) -> dict[str, Any]
     facts = [
         ("Variants", str(len(variants))),
         ("Runs", f"{len(results)} of {len(runs)}"),
-        ("Seeds", ", ".join(seeds) or "not stated"),
+        ("Seed" if len(seeds) == 1 else "Seeds", ", ".join(seeds) or "not stated"),
         ("Budget", _joined(result.facts.get("budget") for result in results)),
         ("Device", _joined(result.facts.get("device") for result in results)),
     ]

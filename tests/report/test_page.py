@@ -305,6 +305,17 @@ def test_growth_with_size_is_told_of_the_layers_that_have_all_sizes(
     assert told == ([f"The effective dilation of deformable 3 layers grows from {sentence}"] if sentence else [])
 
 
+def test_runs_of_one_seed_are_compared_with_each_other(write_run: Write) -> None:
+    """Seed 3 was run once, and counts for no pair."""
+    for variant, values in (("dilated 2", (0.7, 0.6, 0.5)), ("deformable 3 layers", (0.71, 0.63, 0.495, 0.9))):
+        for seed, miou in enumerate(values):
+            folder = write_run(f"{variant}{seed}", result(variant, seed, miou)).parent
+    assert "Seed by seed it is above in 2 of 3 (−0.005 to +0.030)." in lead(gather(read_runs(folder)))
+    single = write_run("alone/a", result("dilated 2")).parent
+    write_run("alone/b", result("deformable 3 layers"))
+    assert not [one for one in lead(gather(read_runs(single))) if "Seed by seed" in one]
+
+
 def test_runs_of_unequal_budget_are_pointed_out(write_run: Write) -> None:
     folder = write_run("a", result("dilated 2")).parent
     write_run("b", result("deformable 3 layers", budget="1200 iterations of batch 16"))
