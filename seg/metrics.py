@@ -66,6 +66,8 @@ def grouped_counts(prediction: Tensor, label: Tensor, group: Tensor, *, classes:
     # the truth of each group has rows of its own; they fit into bytes, which are counted fastest, for up to 51 classes
     ignored, kind = (IGNORE, torch.uint8) if groups * classes <= IGNORE else (-1, torch.int64)
     rows = group.remainder(groups).to(kind).mul_(classes).add_(label.to(kind)).masked_fill_(~counted, ignored)
+    if prediction.dtype != kind:  # what is no class must not become one
+        prediction = prediction.masked_fill((prediction < 0) | (prediction >= classes), IGNORE)
     wide = confusion_counts(prediction.to(kind), rows, groups * classes, ignored).cpu()
     wide = wide.view(groups, classes, groups * classes + 1)
     return torch.cat([wide[..., :classes], wide[..., classes:].sum(-1, keepdim=True)], dim=-1)

@@ -42,6 +42,12 @@ def test_groups_are_counted_as_each_alone(classes: int, dtype: torch.dtype) -> N
     assert counts.sum() == (label != 255).sum()
 
 
+def test_a_prediction_beyond_a_byte_is_of_no_class() -> None:
+    prediction = torch.tensor([[0, 1, 256, 257, 300, -1]])
+    label = torch.zeros_like(prediction)
+    assert grouped_counts(prediction, label, label, classes=2, groups=1).tolist() == [[[1, 1, 4], [0, 0, 0]]]
+
+
 @pytest.mark.parametrize("value", [3, 254, -1, 300])
 def test_a_label_of_no_class_is_no_class_of_another_group(value: int) -> None:
     label = torch.tensor([[0, value]])

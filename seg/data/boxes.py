@@ -116,10 +116,12 @@ class BoxLoader:
 
     def read(self, index: int, epoch: int | None) -> Sample:
         """A sample as the net sees it."""
-        sample = self.transform(self.dataset[index])
-        if epoch is None or not self.flip:
-            return sample
-        return mirror(sample) if np.random.default_rng([self.seed, epoch, index]).random() < 0.5 else sample
+        if epoch is None:
+            return self.transform(self.dataset[index])
+        draws = np.random.default_rng([self.seed, epoch, index, 1])  # what else is drawn from such a key lacks the 1
+        seed, mirrored = int(draws.integers(2**32)), self.flip and draws.random() < 0.5
+        sample = self.transform(self.dataset[index], seed)
+        return mirror(sample) if mirrored else sample
 
     def boxes(self, sample: Sample) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The boxes and classes of a sample's objects."""

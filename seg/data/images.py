@@ -177,5 +177,7 @@ def _require_ids(path: Path | str, image: Image.Image, modes: tuple[str, ...], e
         raise DataError(f"{path}: a mask of mode {image.mode}, expected {expected}{hint}")
     if image.format not in ("PNG", "TIFF", "BMP", "GIF"):
         raise DataError(f"{path}: a mask in {image.format}, which may change values; save masks as PNG")
+    if image.info.get("turned", 1) != 1:
+        raise DataError(f"{path}: a mask that a tag turns when it is shown; save it as PNG, turned as its image")
     if image.mode == "L" and _bits(image) in (2, 4):
         raise DataError(f"{path}: {_bits(image)}-bit greyscale, whose values decoders rescale; save it with 8 bits")

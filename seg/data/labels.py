@@ -120,6 +120,9 @@ def _classes(path: Path, content: dict[str, Any]) -> Classes:
     names = tuple(str(entry["name"]) for entry in entries)
     _check_names(path, names, ignore)
     background = content.get("background", 0 if names[0] in BACKGROUND else None)
+    if background is not None:
+        given = names.index(background) if background in names else background
+        (background,) = _numbers(path, "background", [given], len(names))
     things = content.get("things", [number for number in range(len(names)) if number != background])
     ids = {} if ignore == IGNORE else {**{number: number for number in range(len(names))}, ignore: IGNORE}
     return Classes(
@@ -155,7 +158,7 @@ def _palette(path: Path, entries: list[dict[str, Any]]) -> Array:
 
 def _numbers(path: Path, key: str, values: Any, classes: int) -> tuple[int, ...]:
     if not isinstance(values, list) or not all(isinstance(v, int) and 0 <= v < classes for v in values):
-        raise DataError(f'{path}: "{key}" is {values!r}, expected a list of class ids from 0 to {classes - 1}')
+        raise DataError(f'{path}: "{key}" has {values!r}, expected class ids from 0 to {classes - 1}')
     return tuple(values)
 
 

@@ -47,15 +47,17 @@ class Transformed:
         problems: list[str] = []
         for step in range(self.replacements + 1):
             try:
-                sample = self._sample(epoch, (index + step) % len(self.dataset))
+                sample = self._sample(epoch, (index + step) % len(self.dataset), step)
             except DataError as error:
                 problems.append(str(error))
             else:
                 return Loaded(sample, tuple(problems))
         return Loaded(None, tuple(problems))
 
-    def _sample(self, epoch: int, index: int) -> Sample:
-        seed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0]
+    def _sample(self, epoch: int, index: int, step: int) -> Sample:
+        # what takes a bad sample's place may be in the batch already, and is changed otherwise than there
+        key = [self.seed, epoch, index, step] if step else [self.seed, epoch, index]
+        seed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
         return self.transform(self.dataset[index], int(seed))
 
 

@@ -108,7 +108,8 @@ def training_transform(
 ) -> TrainingTransform:
     """Augmentation for training, in the order resize, color, scale, crop, flip, rotate90.
 
-    crop:     height and width in px; smaller images are padded with the mean colour, label 255 and objects -1
+    crop:     height and width in px; smaller images lie in its middle, padded with the mean colour, label 255 and
+              objects -1
     scale:    range of a random factor on height and width
     flip:     mirror left and right in half of the cases; classes in the sample's flip_pairs change places
     rotate90: 0 to 3 quarter turns; needs square images or a square crop
@@ -133,7 +134,8 @@ def evaluation_transform(*, resize: Resize = None, truth: str | None = None) -> 
     resize: short side in px, or (short side, longest long side); 0 or None: images stay as they are
     truth:  "original" (or None): label and objects stay as they are, and the prediction is brought to their
             resolution, as in VOC's own protocol; "resized": they are resized with the image, by the nearest pixel, as
-            in the released DeepLab's evaluation on VOC. Object sizes stay those in the image as annotated
+            in the released DeepLab's evaluation on VOC. Object sizes are brought back to px of the image as annotated,
+            to the rounding of the smaller truth
     raises: ConfigError for a value out of range
     """
     return EvaluationTransform(resize, truth)

@@ -167,7 +167,7 @@ class _Run:
         self.buffers = list(model.buffers())
         self.before = [buffer.clone() for buffer in self.buffers]  # of the step
         if not ranks.first:  # dropout draws differently on each rank
-            torch.manual_seed(torch.initial_seed() + ranks.rank)
+            torch.manual_seed(hash((torch.initial_seed(), ranks.rank)))
 
     def agreed(self) -> nn.Module:
         """The net whose scores count, the same on all ranks: the average of the weights, where there is one."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from seg.data import BoxLoader, Creatures, Sample, evaluation_transform
+from seg.data import BoxLoader, Creatures, Sample, evaluation_transform, training_transform
 from seg.data.boxes import object_boxes
 from seg.errors import ConfigError, DataError
 
@@ -72,6 +72,15 @@ def test_a_mirrored_image_has_mirrored_boxes():
     loader = BoxLoader(Repeated(), evaluation_transform(), batch_size=3, flip=True)
     found = {tuple(roi[1:]) for epoch in range(4) for batch in loader.epoch(epoch) for roi in batch.image.rois.tolist()}
     assert found == {(5, 2, 20, 12), (10, 2, 25, 12)}
+
+
+def test_each_image_of_each_epoch_is_changed_in_its_own_way():
+    """Here by its scale; and the mirror's draw is not one that the creatures were made by."""
+    loader = BoxLoader(Creatures("train", images=6), training_transform(scale=(0.5, 2), flip=False), batch_size=1)
+    sizes = {(epoch, batch.image.image.shape[-1]) for epoch in range(2) for batch in loader.epoch(epoch)}
+    assert len(sizes) == 12
+    read = [batch.image.image.shape[-1] for batch in loader]
+    assert read == [batch.image.image.shape[-1] for batch in loader]
 
 
 def test_an_epoch_goes_on_where_it_stopped():

@@ -188,6 +188,13 @@ def test_fault_35_an_image_with_an_exif_turn_is_refused_with_the_way_out(
         read_image(tmp_path / f"phone.{kind}")
 
 
+def test_a_mask_that_a_tag_turns_is_refused(tmp_path: Path) -> None:
+    turned(tmp_path / "mask.tif", np.zeros((4, 6), np.uint8), 6)
+    for read in (read_mask, read_objects):
+        with pytest.raises(DataError, match=r"mask\.tif: a mask that a tag turns"):
+            read(tmp_path / "mask.tif")
+
+
 def test_an_upright_orientation_tag_does_not_matter(tmp_path: Path, picture: Picture) -> None:
     turned(tmp_path / "phone.png", picture(), 1)
     np.testing.assert_array_equal(read_image(tmp_path / "phone.png"), picture())

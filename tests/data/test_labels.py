@@ -71,6 +71,12 @@ def test_a_json_file_may_say_colours_ignored_id_things_and_pairs(tmp_path: Path)
     assert classes.label(np.array([[0, 2, 3]], dtype=np.uint8), "m.png").tolist() == [[0, 2, 255]]
 
 
+@pytest.mark.parametrize(("background", "things"), [(1, (0, 2)), ("b", (0, 2)), (None, (0, 1, 2))])
+def test_the_background_is_an_id_or_a_name(tmp_path: Path, background: Any, things: tuple[int, ...]) -> None:
+    content = {"classes": [{"name": name} for name in "abc"], "background": background}
+    assert read_classes(classes_file(tmp_path, content)).things == things
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -81,7 +87,9 @@ def test_a_json_file_may_say_colours_ignored_id_things_and_pairs(tmp_path: Path)
         ({"classes": [{"name": "a"}, {"name": "a"}]}, "a stands there twice"),
         ({"classes": [{"name": "a"}, {"id": 5, "name": "b"}]}, "class 'b' has id 5, expected 1"),
         ({"classes": [{"name": "a"}, {"name": "b", "color": [0, 0, 256]}]}, "colour .* of class 'b'"),
-        ({"classes": [{"name": "a"}, {"name": "b"}], "things": [2]}, '"things" is'),
+        ({"classes": [{"name": "a"}, {"name": "b"}], "things": [2]}, '"things" has'),
+        ({"classes": [{"name": "a"}, {"name": "b"}], "background": "c"}, '"background" has .*c.*, expected class ids'),
+        ({"classes": [{"name": "a"}, {"name": "b"}], "background": 2}, '"background" has .*2.*, expected class ids'),
         ({"classes": [{"name": "a"}, {"name": "b"}], "left_right_pairs": [[0, 1, 1]]}, "expected two class ids"),
         ({"classes": [{"name": "a"}, {"name": "b"}], "left_right_pairs": [0, 1]}, "has the entry 0, expected two"),
         ({"classes": [{"name": "a"}, {"name": "b"}], "left_right_pairs": {"a": "b"}}, "expected a list of pairs"),

@@ -217,12 +217,16 @@ def test_fault_32_a_skipped_sample_is_counted_and_its_place_taken(folder_root: P
     bad = folder_root / "images" / "train" / "train_3.png"
     bad.write_bytes(b"<html>Not found</html>")
     loader = train_loader(
-        Folder(folder_root), training_transform(), batch_size=2, workers=workers, on_bad_sample="skip"
+        Folder(folder_root), training_transform(color=0.5), batch_size=2, workers=workers, on_bad_sample="skip"
     )
-    names = [name for batch in loader.epoch(0) for name in batch.names]
+    batches = list(loader.epoch(0))
+    names = [name for batch in batches for name in batch.names]
     assert len(names) == 6
     assert "train_3" not in names
     assert names.count("train_4") == 2
+    images = [image for batch in batches for image in batch.image]
+    first, second = (image for image, name in zip(images, names, strict=True) if name == "train_4")
+    assert first.shape != second.shape or not torch.equal(first, second), "each with changes of its own"
     assert list(loader.skipped.values()) == [1]
     assert str(bad) in next(iter(loader.skipped))
     list(loader.epoch(1))
