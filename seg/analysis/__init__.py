@@ -1,7 +1,7 @@
 """What a trained net's layers look at: offsets, effective dilation, receptive fields, saliency; and what it costs."""
 
 from seg.analysis.bins import record_bins
-from seg.analysis.complexity import cost, flops, parameters, peak_memory, seconds_per_image
+from seg.analysis.complexity import cost, flops, memory, parameters, seconds_per_image
 from seg.analysis.dilation import DilationBySize, effective_dilation
 from seg.analysis.objects import object_rows, unit_of_objects
 from seg.analysis.offsets import Recorded, offset_statistics, record_offsets
@@ -26,11 +26,11 @@ __all__ = [
     "effective_receptive_fields",
     "effective_sampling_locations",
     "flops",
+    "memory",
     "node_features",
     "object_rows",
     "offset_statistics",
     "parameters",
-    "peak_memory",
     "reach",
     "receptive_field",
     "record_bins",

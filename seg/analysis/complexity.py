@@ -1,9 +1,7 @@
 """What a net costs: parameters, operations, time and memory."""
 
 import copy
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from seg.analysis.timing import extra_memory
 
 
 def parameters(model: nn.Module, *, trainable: bool = False) -> int:
@@ -41,30 +41,24 @@ def seconds_per_image(model: nn.Module, image: Tensor, *, repeats: int = 5, warm
     return statistics.median(times[warm_up:]) / len(image)
 
 
-def peak_memory(model: nn.Module, image: Tensor) -> int:
-    """Peak memory in bytes of a forward pass on `image`.
+def memory(model: nn.Module, image: Tensor) -> int | None:
+    """Bytes of the weights and of what a forward pass on `image` needs at its peak beside them.
 
-    On CUDA what torch had allocated at most, parameters included; on a CPU the largest resident size that the process
-    has had so far, which also counts the interpreter, its libraries and all that was done before.
+    None where the system does not tell; see `seg.analysis.timing.extra_memory`.
     """
-    cuda = image.device.type == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(image.device)
     with _evaluating(model), torch.inference_mode():
-        model(image)
-    if cuda:
-        return torch.cuda.max_memory_allocated(image.device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+        extra = extra_memory(lambda: model(image), image.device.type)
+    weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    return None if extra is None else weights + extra
 
 
-def cost(model: nn.Module, image: Tensor) -> dict[str, int]:
-    """The untimed costs of a forward pass on `image` [N, 3, H, W]: parameters, trained ones, FLOPs, peak memory."""
+def cost(model: nn.Module, image: Tensor) -> dict[str, int | None]:
+    """The untimed costs of a forward pass on `image` [N, 3, H, W]: parameters, trained ones, FLOPs, memory."""
     return {
         "parameters": parameters(model),
         "trainable_parameters": parameters(model, trainable=True),
         "flops": flops(model, image),
-        "peak_memory_bytes": peak_memory(model, image),
+        "memory_bytes": memory(model, image),
     }
 
 

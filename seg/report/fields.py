@@ -13,8 +13,9 @@ from seg.report.results import Numbers
 
 
 def load(path: Path) -> Any:
+    """The document in a file; NaN and infinities, which are no JSON, are null."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error}); evaluate the run again") from None
     except OSError as error:
@@ -54,7 +55,12 @@ def rows_of(document: Mapping[str, Any], key: str, path: Path) -> list[Mapping[s
 def word(row: Mapping[str, Any], key: str, path: Path) -> str:
     if row.get(key) is None:
         raise DataError(f"{path}: an entry has no {key!r}; it has {sorted(row)}")
-    return str(row[key])
+    return plain(str(row[key]))
+
+
+def plain(text: str) -> str:
+    """The text with "?" for what no file can hold, such as half a character of a name that is no UTF-8."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "?")
 
 
 def number(row: Mapping[str, Any], key: str, path: Path) -> float | None:
@@ -64,7 +70,14 @@ def number(row: Mapping[str, Any], key: str, path: Path) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DataError(f"{path}: {key} is {value!r}; expected a number or null")
-    return value if math.isfinite(value) else None
+    return value if _finite(value) else None
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all that a float holds
+        return False
 
 
 def numbers(document: Mapping[str, Any], key: str, path: Path) -> Numbers:
@@ -76,6 +89,8 @@ def list_of_numbers(row: Mapping[str, Any], key: str, path: Path) -> tuple[float
     values = row.get(key)
     if not isinstance(values, list) or any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
         raise DataError(f"{path}: {key} isn't a list of numbers")
+    if not all(map(_finite, values)):
+        raise DataError(f"{path}: {key} has a number that is not finite")
     return tuple(values)
 
 

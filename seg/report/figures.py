@@ -68,7 +68,9 @@ def save_png(panels: Sequence[Panel], path: Path) -> None:
             figure = Figure(figsize=(WIDTH * columns, height * rows), layout="constrained")
             axes = figure.subplots(rows, columns, squeeze=False).ravel()
             for axis, panel in zip(axes, panels, strict=False):
-                axis.set_title(panel.title, loc="left", fontsize=10, fontweight="bold", color=theme["ink"], pad=10)
+                axis.set_title(
+                    in_lines(panel.title, 44), loc="left", fontsize=10, fontweight="bold", color=theme["ink"], pad=10
+                )
                 _draw(axis, panel, theme)
             for axis in axes[len(panels) :]:
                 axis.set_axis_off()

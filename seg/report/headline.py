@@ -12,6 +12,8 @@ from seg.report.settings import passed_over, said, some_lack
 from seg.report.statistics import Difference
 from seg.report.variants import Variant, difference, leader, unique
 
+ENOUGH = 5  # seeds; intervals of fewer are too short where seeds, not images, make the difference
+
 
 def headline(variants: Sequence[Variant]) -> str:
     """One sentence: the best adaptive net against the best of fixed sampling, whichever way it went."""
@@ -35,10 +37,21 @@ def lead(variants: Sequence[Variant]) -> list[str]:
     sentences = []
     if ours and theirs:
         sentences.append(f"It has {_value(ours)}; {theirs.label}, the best {_kind(variants)} net, {_value(theirs)}.")
+        sentences += _chosen(variants)
         sentences += _certainty(ours, theirs, difference(ours, theirs))
     if ours:
         sentences += _growth(ours)
     return sentences
+
+
+def _chosen(variants: Sequence[Variant]) -> list[str]:
+    """The best of several is partly the luckiest."""
+    known = [variant for variant in variants if variant.miou.n]
+    ours = sum(variant.adapts for variant in known)
+    counts = (ours, len(known) - ours)
+    if max(counts) == 1:
+        return []
+    return [f"The two were chosen by these numbers, of {counts[0]} adaptive and {counts[1]} fixed."]
 
 
 def notes(runs: Sequence[Run], variants: Sequence[Variant]) -> list[str]:
@@ -115,8 +128,10 @@ def _certainty(ours: Variant, theirs: Variant, found: Difference | None) -> list
     if found and found.low is not None and found.high is not None:
         interval = f"{found.low:+.3f} to {found.high:+.3f}".replace("-", "−")
         said = f"the 95 % interval of the difference is {interval}"
-        if min(ours.miou.n, theirs.miou.n) > 1:
+        if (least := min(ours.miou.n, theirs.miou.n)) > 1:
             verdict = "includes zero" if found.low <= 0 <= found.high else "excludes zero"
+            if verdict == "excludes zero" and least < ENOUGH:
+                verdict += f", though {least} seeds tell little of how far seeds lie apart"
             sentences.append(f"Over the choice of images and seeds, {said}: it {verdict}.")
         else:
             sentences.append(f"Over the choice of images, {said}; of other seeds it says nothing.")
@@ -136,7 +151,7 @@ def _seed_by_seed(ours: Variant, theirs: Variant) -> list[str]:
     by_seed = [
         {r.seed: r.result.miou for r in v.runs if r.result and r.result.miou is not None} for v in (ours, theirs)
     ]
-    common = sorted(by_seed[0].keys() & by_seed[1].keys() - {None})
+    common = [seed for seed in by_seed[0] if seed is not None and seed in by_seed[1]]
     if len(common) < 2:
         return []
     differences = [by_seed[0][seed] - by_seed[1][seed] for seed in common]

@@ -47,6 +47,7 @@ def losses(run: Run) -> list[dict[str, Any]]:
     [] where the losses were not recorded, or not in every tenth.
     """
     rows = [row for row in run.training if row.get("kind") == "train" and isinstance(row.get("loss"), float)]
+    rows = [row for row in rows if row["step"] > 0]
     tenths: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows:
         tenths.setdefault(math.ceil(10 * row["step"] / rows[-1]["step"]), []).append(row)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from seg.errors import ConfigError, DataError
-from seg.report.fields import inside, lines, list_of_numbers, load, mapping, number, numbers, rows_of, word
+from seg.report.fields import inside, lines, list_of_numbers, load, mapping, number, numbers, plain, rows_of, word
 from seg.report.results import Dilation, Example, Histogram, Images, Result, Run, Sampling
 from seg.report.settings import tell_apart
 
@@ -52,7 +52,11 @@ def read_result(path: Path) -> tuple[Result, str | None, int | None]:
         )
     variant = document.get("variant")
     seed = number(document, "seed", path)
-    return _result(document, path), None if variant is None else str(variant), None if seed is None else int(seed)
+    return (
+        _result(document, path),
+        None if variant is None else plain(str(variant)),
+        None if seed is None else int(seed),
+    )
 
 
 def finished(runs: Sequence[Run]) -> list[Run]:
@@ -73,7 +77,7 @@ def _run_folders(folder: Path) -> set[Path]:
 
 
 def _read_or_mark(folder: Path, root: Path) -> Run:
-    name = folder.name if folder == root else folder.relative_to(root).as_posix()
+    name = plain(folder.name if folder == root else folder.relative_to(root).as_posix())
     try:
         return _read_run(folder, name)
     except DataError as error:
@@ -90,7 +94,7 @@ def _read_run(folder: Path, name: str) -> Run:
     run = Run(
         folder=folder,
         name=name,
-        variant=str(status.get("variant") or name),
+        variant=plain(str(status.get("variant") or name)),
         seed=None if seed is None else int(seed),
         state=state,
         error=str(error) if error else _advice(state, _last_step(training)),
@@ -214,7 +218,7 @@ def _example(row: Mapping[str, Any], path: Path) -> Example:
 
 
 def _level(word: str, path: Path) -> int:
-    if not str(word).isdigit():
+    if not str(word).isdecimal():
         raise DataError(f"{path}: a sampling level is {word!r}; expected a number of layers")
     return int(word)
 
@@ -231,7 +235,7 @@ def _sampling(row: Mapping[str, Any], path: Path) -> Sampling:
         length=number(row, "length_px", path),
         unit=(unit[0], unit[1]),
         points={_level(level, path): _points(values, path) for level, values in points.items()},
-        image=None if image is None else inside(str(image), path),
+        image=None if image is None else inside(plain(str(image)), path),
     )
 
 

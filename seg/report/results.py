@@ -95,8 +95,10 @@ class Result:
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """How it was measured, as the protocol says, less the data and the number type, which follows the machine."""
+        """How it was measured, as the protocol says, less the data, the number type, which follows the machine, and how
+        many classes were found, which follows what the net predicts."""
         said = re.split(r"[,;] ", self.protocol.partition(": ")[2] or self.protocol)
+        said = [re.sub(r"(?<=over )\d+ of (?=\d+ classes)", "", part) for part in said]
         return tuple(part for part in said if not part.startswith("computed in "))
 
 

@@ -66,7 +66,7 @@ def ablation(variants: Sequence[Variant], baseline: Variant, data: str) -> Table
 
 def cost(variants: Sequence[Variant]) -> Table:
     """What each variant costs, beside its accuracy."""
-    columns = ("mIoU", "parameters", "GFLOPs", "ms an image", "peak memory", "training")
+    columns = ("mIoU", "parameters", "GFLOPs", "ms an image", "memory", "training")
     rows = [(v.label, (_fraction(v.miou), *cost_cells(v))) for v in variants]
     return mark_best(Table("Cost", tuple(("", name) for name in columns), tuple(rows)), [0])
 
@@ -126,9 +126,9 @@ def runs_cell(variant: Variant) -> Cell:
 
 
 def cost_cells(variant: Variant) -> list[Cell]:
-    """Parameters, GFLOPs, milliseconds an image, peak memory and training time, averaged over seeds."""
+    """Parameters, GFLOPs, milliseconds an image, memory and training time, averaged over seeds."""
     parameters, flops, seconds, memory = (
-        variant.entry("cost", key).mean for key in ("parameters", "flops", "seconds_per_image", "peak_memory_bytes")
+        variant.entry("cost", key).mean for key in ("parameters", "flops", "seconds_per_image", "memory_bytes")
     )
     training = variant.over_seeds(lambda r: r.train_seconds).mean
     return [

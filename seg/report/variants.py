@@ -80,10 +80,10 @@ def find_baseline(variants: Sequence[Variant], label: str | None = None) -> Vari
     known = [variant for variant in variants if variant.miou.n]
     if label is None:
         return known[0] if known else variants[0]
-    for variant in variants:
+    for variant in known:
         if variant.label == label:
             return variant
-    raise ConfigError(f"baseline={label}: no such variant; choose from {', '.join(v.label for v in variants)}")
+    raise ConfigError(f"baseline={label}: no variant with a number; choose from {', '.join(v.label for v in known)}")
 
 
 def leader(variants: Sequence[Variant], *, adapts: bool | None = None) -> Variant | None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from seg.analysis import cost, flops, parameters, peak_memory, seconds_per_image
+from seg.analysis import cost, flops, memory, parameters, seconds_per_image
 from seg.models import DeepLab, Deform, Dilated, Modulated, tiny
 
 
@@ -51,18 +51,18 @@ def test_time_is_measured_in_evaluation_mode_and_per_image() -> None:
     assert model.training
 
 
-def test_peak_memory_holds_what_the_pass_needed() -> None:
+def test_memory_holds_what_the_pass_needed() -> None:
     class Hungry(nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             return torch.ones(16, 1024, 1024).sum() + image.sum()
 
-    assert peak_memory(Hungry(), torch.zeros(1, 3, 2, 2)) > 64 * 2**20
+    assert 60 * 2**20 < (memory(Hungry(), torch.zeros(1, 3, 2, 2)) or 0) < 80 * 2**20
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_peak_memory_on_cuda_is_what_was_allocated() -> None:
+def test_memory_on_cuda_is_what_was_allocated() -> None:
     class Hungry(nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             return torch.ones(16, 1024, 1024, device="cuda").sum()
 
-    assert 64 * 2**20 <= peak_memory(Hungry(), torch.zeros(1, 3, 2, 2, device="cuda")) < 80 * 2**20
+    assert 64 * 2**20 <= memory(Hungry(), torch.zeros(1, 3, 2, 2, device="cuda")) < 80 * 2**20

@@ -41,7 +41,7 @@ def result(variant: str, seed: int = 0, miou: float = 0.8, **changes: Any) -> di
         "iou_by_size": {"small": 0.5, "medium": 0.6, "large": 0.7, "background": 0.9},
         "accuracy_by_size": {"small": 0.55, "medium": 0.65, "large": 0.75, "background": 0.95},
         "effective_dilation": dilation_rows(means, std=0.0 if fixed else 0.5),
-        "cost": {"parameters": 208000, "flops": 3.1e8, "seconds_per_image": 0.004, "peak_memory_bytes": 2**20 * 400},
+        "cost": {"parameters": 208000, "flops": 3.1e8, "seconds_per_image": 0.004, "memory_bytes": 2**20 * 400},
         "train_seconds": 41.0,
         "variant": variant,
         "seed": seed,

@@ -316,6 +316,17 @@ def test_runs_of_one_seed_are_compared_with_each_other(write_run: Write) -> None
     assert not [one for one in lead(gather(read_runs(single))) if "Seed by seed" in one]
 
 
+def test_few_seeds_and_the_choice_of_the_best_are_said_beside_the_interval(write_run: Write) -> None:
+    images = {"dilated 2": [0.5, 0.6, 0.7], "dilated 4": [0.4, 0.5, 0.6], "deformable 3 layers": [0.8, 0.9, 0.95]}
+    for variant, shares in images.items():
+        for seed in range(2):
+            changes = {"miou": sum(shares) / 3, "per_image": per_image(shares)}
+            folder = write_run(f"{variant}{seed}", result(variant, seed, **changes)).parent
+    told = " ".join(lead(gather(read_runs(folder))))
+    assert "excludes zero, though 2 seeds tell little of how far seeds lie apart." in told
+    assert "The two were chosen by these numbers, of 1 adaptive and 2 fixed." in told
+
+
 def test_runs_of_unequal_budget_are_pointed_out(write_run: Write) -> None:
     folder = write_run("a", result("dilated 2")).parent
     write_run("b", result("deformable 3 layers", budget="1200 iterations of batch 16"))

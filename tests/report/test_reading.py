@@ -11,6 +11,7 @@ from seg.errors import ConfigError, DataError
 from seg.report.headline import notes
 from seg.report.reading import finished, read_result, read_runs
 from seg.report.variants import gather
+from seg.report.write import write_report
 from tests.report.conftest import per_image, result
 
 Write = Callable[..., Path]
@@ -299,3 +300,34 @@ def test_metrics_line_cut_by_a_kill_is_passed_over(write_run: Write) -> None:
     folder = write_run("a", result("dilated 2"))
     (folder / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss": 2.5}\n{"kind": "train", "st')
     assert read_runs(folder)[0].training == ({"kind": "train", "step": 1, "loss": 2.5},)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"per_image": [{"name": "a", "intersection": [float("nan")], "union": [3]}]},
+        {"per_image": [{"name": "a", "intersection": [1], "union": [10**400]}]},
+        {"effective_dilation_histogram": [{"layer": "a", "size": "small", "edges": [0, float("inf")], "counts": [1]}]},
+        {"sampling": [{"name": "a", "object_size": "small", "unit": [1, 2], "points": {"\u00b2": [1, 2]}}]},
+    ],
+)
+def test_numbers_that_are_none_mark_their_run_and_leave_the_others(write_run: Write, changes: dict[str, Any]) -> None:
+    folder = write_run("good", result("dilated 2")).parent
+    write_run("bad", result("deformable 3 layers", **changes))
+    states = {run.name: run.state for run in read_runs(folder)}
+    assert states == {"good": "done", "bad": "unreadable"}
+
+
+def test_text_that_no_file_holds_is_shown_with_a_question_mark(write_run: Write, tmp_path: Path) -> None:
+    folder = write_run(b"caf\xe9".decode(errors="surrogateescape"), result("net \ud800", miou=10**400)).parent
+    write_run("b", result("dilated 2", data={"name": "creatures", "split": "val", "images": float("nan")}))
+    write_run("c", result("dilated 2", data={"name": "creatures", "split": "val", "images": None}))
+    assert "net ?" in write_report(folder, tmp_path / "page").read_text()
+
+
+def test_seeds_that_predict_other_classes_are_of_one_net(write_run: Write) -> None:
+    for seed, classes in enumerate(("3 classes", "2 of 3 classes", "3 classes")):
+        protocol = f"creatures val: one confusion matrix, mIoU over {classes}; object size is a side"
+        folder = write_run(f"run{seed}", result("dilated 2", seed, protocol=protocol)).parent
+    variants = gather(read_runs(folder))
+    assert [(variant.label, variant.miou.n) for variant in variants] == [("dilated 2", 3)]
