@@ -304,6 +304,7 @@ def _facts(net: Trained, data: Any, config: DictConfig) -> dict[str, Any]:
     return {
         "schema": 1,
         "variant": net.label,
+        "conv": net.config.conv._target_.rpartition(".")[2],
         "seed": net.config.seed,
         "run": Path(net.config.run).name,
         "commit": commit(),

@@ -31,7 +31,7 @@ def test_every_study_and_then_the_evidence(command: Command, sweeps: Path, tmp_p
     assert sorted(found) == ["classes", "content", "coverage", "movement", "objects", "reach"]
     assert len(list((run / "study").glob("*.png"))) == 12, "light and dark"
     for name, document in found.items():
-        assert document["variant"] == "deformable 3 layers"
+        assert (document["variant"], document["conv"]) == ("deformable 3 layers", "Deform")
         assert document["data"] == {"name": "creatures", "split": "val", "images": 1 if name == "movement" else 3}
     data = Creatures("val", images=3)
     lengths = np.concatenate([2 * data.lengths(index) for index in range(3)])

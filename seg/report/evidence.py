@@ -12,7 +12,7 @@ from seg.report.figures import Panel, save_png
 from seg.report.keeping import losses, read_studies
 from seg.report.reading import finished, read_runs
 from seg.report.results import Result, Run
-from seg.report.variants import Variant, find_baseline, gather, is_fixed, leader, natural
+from seg.report.variants import Variant, find_baseline, gather, leader, natural, samples_fixed
 from seg.report.write import summary
 
 FACTS = ("commit", "date", "device", "backend", "budget", "command")
@@ -130,13 +130,15 @@ def _study_charts(found: Sequence[Mapping[str, Any]]) -> dict[str, list[Panel]]:
     """A chart for each kind of study, of the first net that adapts; what is by length for all nets of one set."""
     charts: dict[str, list[Panel]] = {}
     for study in found:
-        if "bins" not in study and study["study"] not in charts and not is_fixed(study["variant"]):
+        if "bins" not in study and study["study"] not in charts and not samples_fixed(study):
             charts[study["study"]] = studies.PANELS[study["study"]](study)
     for kind, of in dict.fromkeys((study["study"], study["of"]) for study in found if "bins" in study):
         same = [study for study in found if (study["study"], study["of"]) == (kind, of)]
         nets = {study["variant"]: study for study in reversed(same)}
-        first = [nets[label] for label in sorted(nets, key=lambda label: (not is_fixed(label), natural(label)))]
-        adapting = [study for study in first if not is_fixed(study["variant"])]
+        first = [
+            nets[label] for label in sorted(nets, key=lambda label: (not samples_fixed(nets[label]), natural(label)))
+        ]
+        adapting = [study for study in first if not samples_fixed(study)]
         lines = studies.by_length(first, "accuracy" if kind == "objects" else kind)
         charts[f"{kind}_{of}"] = [*map(studies.scatter, adapting[:1]), lines]
     return charts

@@ -17,7 +17,7 @@ from seg.errors import DataError
 from seg.report import studies
 from seg.report.fields import load, mapping
 from seg.report.results import Run
-from seg.report.variants import is_fixed
+from seg.report.variants import samples_fixed
 
 LEFT_OUT = ("examples", "sampling", "effective_dilation_histogram")  # pictures, and what is drawn beside them
 _ITEM = r"(?:-?[\d.eE+-]+|null|\[[^\[\]\n]*\])"  # a number, or a list that is on one line
@@ -73,7 +73,7 @@ def read_studies(run: Run) -> list[dict[str, Any]]:
 def _without_objects(study: Mapping[str, Any]) -> dict[str, Any]:
     """The points of the charts in place of the objects; none of a net whose dilation is the same everywhere."""
     document = {key: value for key, value in study.items() if key != "objects"}
-    if "objects" in study and not is_fixed(study["variant"]):
+    if "objects" in study and not samples_fixed(study):
         document["points"] = [[round(x, 3), round(y, 4)] for x, y in studies.points(study).tolist()]
     return document
 

@@ -23,7 +23,7 @@ from seg.report.fields import load, mapping
 from seg.report.results import SIZES
 from seg.report.studies import with_interval
 from seg.report.table import Cell, Table, as_markdown, best_of, mark_best
-from seg.report.variants import is_fixed, natural, unique
+from seg.report.variants import is_fixed, natural, samples_fixed, unique
 
 MARKED = re.compile(r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 MISSING = "–"
@@ -346,7 +346,7 @@ def _studies(document: Document, kind: str, of: str) -> list[Document]:
     found = [study for study in document["studies"] if study["study"] == kind and study["of"] == of]
     if not found:
         raise _Absent
-    return sorted(found, key=lambda study: not is_fixed(study["variant"]))
+    return sorted(found, key=lambda study: not samples_fixed(study))
 
 
 def _bins(studies: Sequence[Document]) -> list[str]:
@@ -366,7 +366,7 @@ def _edges(study: Document) -> tuple[str, list[tuple[float, float]]]:
 
 def _adaptive(document: Document, kind: str, of: str) -> Document:
     """The first of the studies that is of no dilated net; _Absent where there is none."""
-    found = [study for study in _studies(document, kind, of) if not is_fixed(study["variant"])]
+    found = [study for study in _studies(document, kind, of) if not samples_fixed(study)]
     if not found:
         raise _Absent
     return found[0]

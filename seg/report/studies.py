@@ -14,7 +14,7 @@ from matplotlib.ticker import NullLocator
 from seg.report.figures import Panel, grid, label_ends
 from seg.report.results import SIZES
 from seg.report.theme import Theme, layer_role, variant_roles
-from seg.report.variants import is_fixed
+from seg.report.variants import samples_fixed
 
 Document = Mapping[str, Any]
 
@@ -64,7 +64,7 @@ def by_length(documents: Sequence[Document], what: str) -> Panel:
     longest = longest if longest and any(longest < one["to"] for one in documents[0]["bins"]) else None
 
     def draw(axes: Axes, theme: Theme) -> None:
-        roles = variant_roles({document["variant"]: not is_fixed(document["variant"]) for document in documents})
+        roles = variant_roles({document["variant"]: not samples_fixed(document) for document in documents})
         ends = []
         for index, document in enumerate(documents):
             role = roles[document["variant"]]

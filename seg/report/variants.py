@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from seg.errors import ConfigError
 from seg.report.results import Images, Result, Run
 from seg.report.statistics import Difference, Mean, mean_std, paired_bootstrap, pool
+
+FIXED = {"Dilated", "Active", "Modulation"}  # layers whose sampling is the same everywhere
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Variant:
         kinds = {str(r.config["conv._target_"]).rpartition(".")[2] for r in self.results if "conv._target_" in r.config}
         if kinds & {"Deform", "Modulated"}:
             return True
-        if (kinds and kinds <= {"Dilated", "Active", "Modulation"}) or (not kinds and is_fixed(self.label)):
+        if (kinds and kinds <= FIXED) or (not kinds and is_fixed(self.label)):
             return False
         spreads = [row.std for result in self.results for row in result.effective_dilation if row.std is not None]
         return any(spread > 1e-3 for spread in spreads) if spreads else True
@@ -113,6 +116,11 @@ def _interval(ours: tuple[Images, ...], baseline: tuple[Images, ...]) -> tuple[f
 def is_fixed(label: str) -> bool:
     """Whether a label is that of a net of fixed sampling; offsets that are parameters differ by their groups alone."""
     return re.match(r"(dilated|active|modulation)\b", label) is not None
+
+
+def samples_fixed(study: Mapping[str, Any]) -> bool:
+    """Whether a study is of a net of fixed sampling; older ones don't say their layers, and their label has to tell."""
+    return study["conv"] in FIXED if "conv" in study else is_fixed(str(study["variant"]))
 
 
 def unique(items: Iterable[str]) -> list[str]:

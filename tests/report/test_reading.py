@@ -10,7 +10,7 @@ import pytest
 from seg.errors import ConfigError, DataError
 from seg.report.headline import notes
 from seg.report.reading import finished, read_result, read_runs
-from seg.report.variants import gather
+from seg.report.variants import gather, samples_fixed
 from seg.report.write import write_report
 from tests.report.conftest import per_image, result
 
@@ -271,6 +271,9 @@ def test_a_net_is_fixed_or_adapts_by_its_configuration_whatever_its_label(write_
         folder = write_run(label, result(label, config=config, effective_dilation=rows))
     adapts = {variant.label: variant.adapts for variant in gather(read_runs(folder.parent))}
     assert adapts == {"baseline": False, "dilateddeform 3 layers": True, "dilated by 2": True}
+    studies = [{"variant": "baseline", "conv": "Dilated"}, {"variant": "dilated by 2", "conv": "Deform"}]
+    assert [samples_fixed(study) for study in studies] == [True, False]
+    assert [samples_fixed({"variant": label}) for label in ("baseline", "dilated 2")] == [False, True], "by the label"
 
 
 def test_a_run_has_one_alarm_however_many_layers_explode(write_run: Write) -> None:
