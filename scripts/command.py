@@ -221,7 +221,9 @@ def _one_of_several() -> bool:
 
 def _let_go(error: BaseException | None) -> None:
     """Free what the frames of an error hold, nets among it: a sweep keeps the errors of its jobs until its end."""
-    while error is not None:
+    seen: set[int] = set()  # two errors may name each other
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
 

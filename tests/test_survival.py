@@ -188,6 +188,17 @@ def test_fault_58_a_failed_job_leaves_its_memory_to_the_next_of_the_sweep(
     assert re.findall(r"error: job \d", capsys.readouterr().err) == ["error: job 0", "error: job 1", "error: job 2"]
 
 
+@pytest.mark.timeout(120)
+def test_a_sweep_whose_data_are_not_there_tells_of_each_job_and_ends(tmp_path: Path) -> None:
+    """The error of such data and Hydra's own name each other as their context."""
+    given = ["-m", "data=voc", "data.root=/nowhere", "seed=0,1", f"hydra.sweep.dir={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "train.py"), *given], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 3
+    assert done.stderr.count("error: root=/nowhere: no such folder") == 2
+
+
 @pytest.mark.parametrize(
     "place", [{"WORLD_SIZE": "2", "RANK": "1"}, {"SEG_RANKS": "slurm", "SLURM_STEP_NUM_TASKS": "8"}]
 )
