@@ -13,6 +13,7 @@ from seg.engine import RunFolder, checkpoint
 from seg.errors import ConfigError, DataError
 
 CONFIG = "config.yaml"
+LAYERS, DILATION = 3, 2  # of the papers' nets, which a label needn't say
 # keys that may differ between the checkpoint and the run that goes on from it
 FREE_TO_CHANGE = (
     "run", "resume", "evaluate", "label", "logger", "pictures", "data.root", "data.train.sbd_root", "data.workers",
@@ -71,14 +72,22 @@ def trained_model(state: dict[str, Any], config: DictConfig) -> nn.Module:
 
 
 def label_of(config: DictConfig) -> str:
-    """How tables call the variant."""
+    """How tables call the net: by `label`, or else by what its convolutions are, whichever keys made them so."""
     if config.label:
         return str(config.label)
-    kind = config.conv._target_.rpartition(".")[2].lower()
+    conv, count = config.conv, config.trunk.get("replaced", LAYERS)
+    kind, dilation = conv._target_.rpartition(".")[2].lower(), conv.get("dilation", DILATION)
+    groups, of_offsets = conv.get("offset_groups", 1), conv.get("offset_dilation", 1)
+    layers = f"{count} layer" + ("" if count == 1 else "s")
     if kind == "dilated":
-        return f"dilated {config.conv.dilation}"
-    layers = f"{config.trunk.replaced} layer" + ("" if config.trunk.replaced == 1 else "s")
-    return f"{'deformable' if kind == 'deform' else kind} {layers}"
+        return f"dilated {dilation}" + ("" if count == LAYERS else f", {layers}")
+    parts = [
+        f"{'deformable' if kind == 'deform' else kind} {layers}",
+        *([f"dilation {dilation}"] if dilation != DILATION else []),
+        *([f"{groups} offset groups"] if groups != 1 else []),
+        *([f"offset layers of dilation {of_offsets}"] if of_offsets != 1 else []),
+    ]
+    return ", ".join(parts)
 
 
 def comparable(config: DictConfig) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Every configuration composes, says what it means at every step, and refuses what it should."""
 
+import json
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from build import build, check  # noqa: E402
 from command import folder_name, quoted  # noqa: E402
+from run import label_of  # noqa: E402
 
 
 def configuration(*overrides: str, name: str = "train") -> DictConfig:
@@ -67,8 +69,36 @@ def test_every_variant_composes_to_the_net_that_it_names(variant: str) -> None:
 
 
 def test_no_two_variants_have_the_same_label() -> None:
-    labels = [configuration(f"variant={variant}").label for variant in choices("variant")]
+    labels = [label_of(configuration(f"variant={variant}")) for variant in choices("variant")]
     assert len(set(labels)) == len(labels)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "label"),
+    [
+        ("variant=dilated_2 conv.dilation=4", "dilated 4"),
+        ("variant=dilated_4 trunk.replaced=6", "dilated 4, 6 layers"),
+        ("variant=deform_3 conv=dilated", "dilated 2"),
+        ("variant=deform_3 trunk.replaced=1", "deformable 1 layer"),
+        ("variant=deform_3 conv=modulated", "modulated 3 layers"),
+        ("variant=modulated_6 conv.dilation=4 conv.offset_groups=2", "modulated 6 layers, dilation 4, 2 offset groups"),
+        ("conv=deform conv.offset_dilation=2", "deformable 3 layers, offset layers of dilation 2"),
+        ("variant=dilated_2 label=mine", "mine"),
+        ("experiment=evidence/creatures_control variant=dilated_4", "dilated 4, wider"),
+    ],
+)
+def test_a_label_is_that_of_the_net_whatever_its_variants_file_is_called(overrides: str, label: str) -> None:
+    assert label_of(configuration(*overrides.split())) == label
+
+
+def test_the_published_labels_are_those_of_the_nets() -> None:
+    """Of every run that is kept; an experiment's own label has more behind a comma."""
+    for path in (ROOT / "benchmarks/results/runs").glob("*/*/result.json"):
+        result = json.loads(path.read_text())
+        config = OmegaConf.create({"label": None})
+        for key, value in result["config"].items():
+            OmegaConf.update(config, key, value)
+        assert f"{result['variant']}, ".startswith(f"{label_of(config)}, "), path
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf/experiment/ablation").glob("*.yaml")), ids=lambda path: path.stem)
@@ -128,7 +158,7 @@ def test_training_on_real_images_never_opens_their_test_split(name: str) -> None
     fixed, adapts = (configuration(*given, f"variant={variant}") for variant in ("dilated_2", "deform_3"))
     assert (fixed.data.train.split, fixed.data.evaluate.split) == ("train", "val")
     different = {key for key in fixed if fixed[key] != adapts[key]}
-    assert different == {"conv", "trunk", "model", "label"}, "one budget, one learning rate"
+    assert different == {"conv", "trunk", "model"}, "one budget, one learning rate"
 
 
 @pytest.mark.parametrize(("name", "other"), [("car_parts", "car_parts_settings"), ("camvid", "camvid_offsets")])
