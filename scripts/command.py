@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import traceback
@@ -78,6 +79,12 @@ def _joined(overrides: list[str]) -> str:
     return ",".join(overrides).replace("/", ".").replace(" ", "")
 
 
+def run_folder(overrides: list[str], default: str) -> str:
+    """The folder that `run=` names, for what Hydra writes as well, or else the default."""
+    given = OverridesParser.create().parse_overrides(list(overrides))
+    return next((str(one.value()) for one in given if one.key_or_group == "run" and one.value()), default)
+
+
 def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Make a function of the configuration a program: `@command("train")` composes conf/train.yaml."""
 
@@ -94,6 +101,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
                 sys.exit(2)
             sys.argv[1:] = quoted(sys.argv[1:])
             OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+            OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
             main = hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)
             code = _exit_code(main(_job(function)), config_name)
             if "RANK" in os.environ:
@@ -205,12 +213,27 @@ def _job(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]
             if not getattr(error, "told", False):
                 _tell(error)
                 error.told = True  # type: ignore[attr-defined]
+            _tidy(error)
             if HydraConfig.get().mode == RunMode.RUN:
                 sys.exit(_code_of(error))  # raised, Hydra would add a line that repeats the overrides
             _let_go(error)
             raise
 
     return job
+
+
+def _tidy(error: Exception) -> None:
+    """Of a run that was refused before it began, leave no folder; of a sweep, which shows all jobs, the reason."""
+    config = HydraConfig.get()
+    folder, first = Path(config.runtime.output_dir), os.environ.get("RANK", "0") == "0"
+    if not (config.output_subdir and first and os.listdir(folder) == [config.output_subdir]):
+        return
+    if config.mode == RunMode.RUN:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    from seg.engine import RunFolder
+
+    RunFolder(folder).mark_failed(error)
 
 
 def _one_of_several() -> bool:

@@ -52,7 +52,7 @@ def succeed(script: str, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "deform"
-    succeed("train.py", *SMALL, "trainer.iterations=3", "trainer.log_every=1", f"hydra.run.dir={folder}")
+    succeed("train.py", *SMALL, "trainer.iterations=3", "trainer.log_every=1", f"run={folder}")
     return folder
 
 
@@ -365,6 +365,20 @@ def test_a_sweep_resumes_what_is_left_and_reports_it(tmp_path: Path) -> None:
     assert "vs deformable 3 layers" in table
     page = (tmp_path / "report" / "index.html").read_text()
     assert "deformable 3 layers" in page
+
+
+def test_a_command_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
+    done = run("train.py", "data=voc", f"run={tmp_path / 'a b'}")
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert "data.root is missing" in done.stderr
+
+
+def test_a_job_of_a_sweep_that_is_refused_is_told_to_have_failed(tmp_path: Path) -> None:
+    assert run("train.py", "-m", "data=voc", "seed=0,1", f"hydra.sweep.dir={tmp_path}").returncode == 2
+    for name in ("data=voc,seed=0", "data=voc,seed=1"):
+        status = RunFolder(tmp_path / name).status()
+        assert status["state"] == "failed"
+        assert status["error"] == "ConfigError: data.root is missing; give it as data.root=VALUE"
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])

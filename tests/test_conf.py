@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from build import build, check  # noqa: E402
-from command import folder_name, quoted  # noqa: E402
+from command import folder_name, quoted, run_folder  # noqa: E402
 from run import label_of  # noqa: E402
 
 
@@ -319,6 +319,11 @@ def test_folder_names_are_stable_and_leave_out_what_changes_nothing() -> None:
     assert folder_name(["seed=1", "+data.train.sbd_root=a"]) == "seed=1"
     assert folder_name([]) == "default"
     assert "/" not in folder_name(["weights=/a/b.pt"])
+
+
+def test_what_hydra_writes_goes_to_the_folder_that_is_given() -> None:
+    assert run_folder(["seed=1", "run='/a b/c,d'", "runtime.threads=1"], "runs/x") == "/a b/c,d"
+    assert run_folder(["seed=1", "+data.run=1"], "runs/x") == "runs/x"
 
 
 @pytest.mark.parametrize(

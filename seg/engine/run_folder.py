@@ -95,8 +95,8 @@ class RunFolder:
             self.write_status("done", seconds=round(time.monotonic() - start, 3))
 
     def mark_failed(self, error: BaseException) -> None:
-        """Say of a run whose owner was killed that it failed, and of what."""
-        if self.status().get("state") == "running":
+        """Say of a run that was refused, or whose owner was killed, that it failed, and of what."""
+        if self.status().get("state", "running") == "running":
             self.write_status("failed", error=_one_line(error))
 
     def mark_done(self) -> None:

@@ -30,7 +30,7 @@ def read_runs(folder: Path | str) -> list[Run]:
     runs = [_read_or_mark(path, folder) for path in sorted(_run_folders(folder))]
     if not runs:
         raise ConfigError(
-            f"runs={folder}: no run in it (a run folder holds .hydra/, status.json or result.json); train one first"
+            f"runs={folder}: no run in it (a run folder holds status.json or result.json); train one first"
         )
     return tell_apart(_mark_other_data(runs))
 
@@ -72,7 +72,7 @@ def finished(runs: Sequence[Run]) -> list[Run]:
 
 
 def _run_folders(folder: Path) -> set[Path]:
-    marks = (".hydra", "status.json", "result.json")
+    marks = ("status.json", "result.json", "checkpoints")  # Hydra's folder alone is of a command that was refused
     return {path.parent for mark in marks for path in folder.rglob(mark)}
 
 

@@ -124,10 +124,11 @@ def test_trained_run_without_result_is_not_evaluated(write_run: Write) -> None:
     assert read_runs(write_run("a", None).parent)[0].state == "not evaluated"
 
 
-def test_started_run_that_left_hydras_folder_alone_is_shown(write_run: Write) -> None:
+def test_a_folder_that_holds_hydras_alone_is_no_run_and_one_with_checkpoints_is(write_run: Write) -> None:
     folder = write_run("a", result("dilated 2")).parent
     (folder / "b" / ".hydra").mkdir(parents=True)
-    assert [(run.name, run.state) for run in read_runs(folder)] == [("a", "done"), ("b", "not evaluated")]
+    (folder / "c" / "checkpoints").mkdir(parents=True)
+    assert [(run.name, run.state) for run in read_runs(folder)] == [("a", "done"), ("c", "not evaluated")]
 
 
 def test_runs_on_other_data_are_marked_not_averaged(write_run: Write) -> None:
