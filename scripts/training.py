@@ -83,7 +83,7 @@ def _tracked(folder: RunFolder, config: DictConfig) -> Iterator[None]:
 
 
 def _train_in(folder: RunFolder, config: DictConfig, runtime: Runtime, ranks: Ranks) -> None:
-    folder.write_status("running", variant=label_of(config), seed=config.seed)
+    folder.write_status("running", variant=label_of(config), seed=config.seed, config=comparable(config))
     runtime.start(config.seed)
     data, trainer = build(config.data.train), build(config.trainer)
     validate = None

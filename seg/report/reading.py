@@ -99,6 +99,7 @@ def _read_run(folder: Path, name: str) -> Run:
         state=state,
         error=str(error) if error else _advice(state, _last_step(training)),
         training=training,
+        config=mapping(status.get("config") or {}, status_path, "config"),
     )
     if not result_path.exists():
         trained = replace(run, state="not evaluated", error="trained, but there is no result.json; evaluate it")
@@ -111,7 +112,7 @@ def _read_run(folder: Path, name: str) -> Run:
     if state != "done":
         # a result beside an unfinished training is of an older or a half-trained checkpoint
         return replace(run, error=f"{run.error or state}; its result.json isn't counted")
-    return replace(run, result=result)
+    return replace(run, result=result, config=result.config)
 
 
 def _last_step(training: Sequence[Mapping[str, Any]]) -> Any:
@@ -146,7 +147,7 @@ def _mark(run: Run, kept: tuple[str, ...]) -> Run:
     reason = f"evaluated on {data}, the others on {kept[0]}"
     if data == kept[0]:
         reason = f"evaluated on other images or classes than the others, though both are called {data}"
-    return replace(run, state="other data", error=reason, result=None)
+    return replace(run, state="other data", error=reason, result=None, config={})
 
 
 def _data_key(result: Result, named: bool) -> tuple[str, ...]:

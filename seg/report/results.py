@@ -106,7 +106,8 @@ class Result:
 class Run:
     """One run folder: what it is called, how it ended, and its result if it has one to be counted.
 
-    state: done | failed | preempted | running | not evaluated | unreadable | other data
+    state:  done | failed | preempted | running | not evaluated | unreadable | other data
+    config: its settings, of its result, or of its status where it has no result to be counted
     """
 
     folder: Path
@@ -117,3 +118,4 @@ class Run:
     error: str | None = None
     result: Result | None = None
     training: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -22,27 +22,27 @@ def tell_apart(runs: Sequence[Run]) -> list[Run]:
     """The runs; to a label whose runs differ in a setting, that setting is added: "deformable, optimizer.lr=0.001"."""
     labels: dict[int, str] = {}
     for label in unique(run.variant for run in runs):
-        known = [(index, run.result) for index, run in enumerate(runs) if run.variant == label and run.result]
-        settings = _differing([result for _, result in known])
-        if len(known) > 1 and not any(result.config or runs[index].seed is not None for index, result in known):
-            settings = [[runs[index].name] for index, _ in known]  # labels of anybody's nets, which tell nothing more
+        known = [(i, run) for i, run in enumerate(runs) if run.variant == label and (run.result or run.config)]
+        settings = _differing([run for _, run in known])
+        if len(known) > 1 and not any(run.config or run.seed is not None for _, run in known):
+            settings = [[run.name] for _, run in known]  # labels of anybody's nets, which tell nothing more
         labels |= {index: ", ".join([label, *said]) for (index, _), said in zip(known, settings, strict=True)}
     return [replace(run, variant=labels.get(index, run.variant)) for index, run in enumerate(runs)]
 
 
-def _differing(results: Sequence[Result]) -> list[list[str]]:
-    """Of each result, KEY=VALUE of the settings in which it is not like all others; of several that vary together the
-    first. A result that lacks a key, written before there was such a setting, tells nothing of it."""
+def _differing(runs: Sequence[Run]) -> list[list[str]]:
+    """Of each run, KEY=VALUE of the settings in which it is not like all others; of several that vary together the
+    first. A run that lacks a key, written before there was such a setting, tells nothing of it."""
     found: dict[tuple[int, ...], list[str]] = {}
-    for key in unique(key for result in results for key in result.config):
-        if all(_counts(key, result) for result in results):
-            of_each = [said(key, result.config[key]) if key in result.config else "" for result in results]
+    for key in unique(key for run in runs for key in run.config):
+        if all(_counts(key, run) for run in runs):
+            of_each = [said(key, run.config[key]) if key in run.config else "" for run in runs]
             if len({*of_each} - {""}) > 1:
                 found.setdefault(tuple(map(of_each.index, of_each)), of_each)
-    measured = _measured(results)
+    measured = _measured([run.result for run in runs])
     found.setdefault(tuple(map(measured.index, measured)), measured)
-    found.pop((0,) * len(results), None)
-    return [[values[index] for values in found.values() if values[index]] for index in range(len(results))]
+    found.pop((0,) * len(runs), None)
+    return [[values[index] for values in found.values() if values[index]] for index in range(len(runs))]
 
 
 def some_lack(results: Sequence[Result]) -> list[str]:
@@ -53,17 +53,18 @@ def some_lack(results: Sequence[Result]) -> list[str]:
     return [said(key, value) for key, value in pairs if value is not None]
 
 
-def _measured(results: Sequence[Result]) -> list[str]:
-    """Of each result, what its protocol has and not all others have."""
+def _measured(results: Sequence[Result | None]) -> list[str]:
+    """Of each result, what its protocol has and not all others have; nothing of a run without one."""
+    conditions = [result.conditions for result in results if result]
     return [
-        ", ".join(part for part in one.conditions if not all(part in other.conditions for other in results))
+        ", ".join(part for part in one.conditions if not all(part in other for other in conditions)) if one else ""
         for one in results
     ]
 
 
-def _counts(key: str, result: Result) -> bool:
+def _counts(key: str, run: Run) -> bool:
     """Whether a setting makes another net, or another measurement, of this one."""
-    if key == "optimizer.offset_lr" and str(result.config.get("conv._target_")).endswith(".Dilated"):
+    if key == "optimizer.offset_lr" and str(run.config.get("conv._target_")).endswith(".Dilated"):
         return False  # it has no offsets to learn
     return not passed_over(key)
 

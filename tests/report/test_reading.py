@@ -10,6 +10,7 @@ import pytest
 from seg.errors import ConfigError, DataError
 from seg.report.headline import notes
 from seg.report.reading import finished, read_result, read_runs
+from seg.report.tables import runs_cell
 from seg.report.variants import gather, samples_fixed
 from seg.report.write import write_report
 from tests.report.conftest import per_image, result
@@ -159,6 +160,22 @@ def test_runs_of_one_label_and_other_settings_are_told_apart(write_run: Write) -
         "deformable, optimizer.lr=0.001, trainer.iterations=200",
         "deformable",
     ]
+
+
+def test_a_run_that_failed_is_in_the_row_of_its_own_setting(write_run: Write) -> None:
+    for name, size in (("a", 2), ("b", 2)):
+        folder = write_run(name, result("dilated 2", config={"data.batch_size": size}))
+    for name, size in (("c", 1), ("d", 1), ("e", 2)):
+        write_run(name, None, state="failed", variant="dilated 2", config={"data.batch_size": size})
+    rows = {variant.label: runs_cell(variant).text for variant in gather(read_runs(folder.parent))}
+    assert rows == {"dilated 2, data.batch_size=2": "2, 1 failed", "dilated 2, data.batch_size=1": "2 failed"}
+
+
+def test_runs_that_failed_leave_the_labels_of_runs_like_them(write_run: Write) -> None:
+    folder = write_run("a", result("dilated 2", 0, config={"seed": 0, "data.batch_size": 2}))
+    write_run("b", None, state="failed", variant="dilated 2", config={"seed": 1, "data.batch_size": 2})
+    write_run("c", None, state="failed", variant="dilated 2")
+    assert {run.variant for run in read_runs(folder.parent)} == {"dilated 2"}
 
 
 def test_checkpoints_of_two_runs_make_two_nets_and_one_on_two_machines_makes_one(write_run: Write) -> None:
