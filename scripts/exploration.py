@@ -1,5 +1,6 @@
 """What the offset explorer shows, computed by trained runs."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,13 +51,21 @@ def explore(configs: Sequence[DictConfig], wanted: Any) -> str:
         if net.classes != nets[0].classes:
             raise ConfigError(f"compare={net.config.run}: its classes are {net.classes}, not {nets[0].classes}")
     if len({net.label for net in nets}) < len(nets):  # two seeds of one net
-        nets = [replace(net, label=f"{net.label}, {Path(net.config.run).name}") for net in nets]
+        apart = parts_apart([net.config.run for net in nets])
+        nets = [replace(net, label=", ".join([net.label, *parts])) for net, parts in zip(nets, apart, strict=True)]
     chosen = list(chosen_images(configs[0], wanted))
     if len(chosen) > MOST:
         raise ConfigError(f"images: {len(chosen)} of them are too many for one page; choose at most {MOST}")
     images = [_shown(data, index, nets) for data, index in chosen]
     colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in nets[0].palette]
     return explorer.render(images, dict(zip(nets[0].classes, colours, strict=False)))
+
+
+def parts_apart(folders: Sequence[str]) -> list[list[str]]:
+    """Of each folder the overrides, such as seed=0, that its name alone has; of folders of one name the path's parts."""
+    names = [Path(folder).name for folder in folders]
+    told = [re.split("[/,]", text) for text in (names if len(set(names)) == len(names) else folders)]
+    return [[part for part in parts if not all(part in other for other in told)] for parts in told]
 
 
 def load_trained(config: DictConfig) -> Trained:

@@ -14,6 +14,7 @@ from PIL import Image
 
 pytest.importorskip("cv2")
 from chosen import chosen_images
+from exploration import parts_apart
 
 from seg.errors import ConfigError
 
@@ -135,6 +136,12 @@ def test_two_runs_of_one_label_are_told_apart(command: Command, runs: Path, tmp_
     assert code == 0, said
     assert "deformable 3 layers, deform_3" in page.read_text()
     assert "deformable 3 layers, again" in page.read_text()
+
+
+def test_runs_of_one_label_are_told_apart_by_what_their_folders_names_have_alone() -> None:
+    assert parts_apart(["/runs/b/lr=1,seed=0,x=[1,2]", "/runs/a/lr=1,seed=1,x=[1,2]"]) == [["seed=0"], ["seed=1"]]
+    assert parts_apart(["/runs/a/seed=0", "/runs/b/seed=0"]) == [["a"], ["b"]]
+    assert parts_apart(["/runs/a", "/runs/a"]) == [[], []]
 
 
 def test_analyze_lists_the_pictures_that_it_writes(command: Command, runs: Path, tmp_path: Path) -> None:

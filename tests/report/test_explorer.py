@@ -27,6 +27,7 @@ CLASSES = {"</script><b>background</b>": "#000000", "dog": "#d63c34"}
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
 )
+LONG = "dilated 2, " + "data.train_transform.scale=0.5_" * 4
 
 
 def recorded(seed: int, scale: float) -> dict[str, Recorded]:
@@ -64,7 +65,7 @@ def page_file(nets: list[dict[str, Recorded]], tmp_path_factory: pytest.TempPath
     images = []
     for name in ("first", "<i>second</i>"):
         label = explorer.ids(random.integers(0, 2, (HEIGHT, WIDTH)))
-        found = [explorer.Net(kind, label, layers_of(net)) for kind, net in zip(("moves", "fixed"), nets, strict=True)]
+        found = [explorer.Net(kind, label, layers_of(net)) for kind, net in zip(("moves", LONG), nets, strict=True)]
         grey = explorer.photo(np.full((HEIGHT, WIDTH, 3), 90, np.uint8))
         images.append(explorer.Shown(name, HEIGHT, WIDTH, grey, None if images else label, found))
     path = tmp_path_factory.mktemp("explorer") / "page.html"
@@ -175,9 +176,13 @@ def test_names_are_text_and_the_truth_can_be_seen(page: Any) -> None:
     assert page.locator("b").count() == 0
 
 
-def test_nothing_overflows_on_a_phone(page: Any) -> None:
-    page.set_viewport_size({"width": 390, "height": 844})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+@pytest.mark.parametrize("width", [390, 1000])
+def test_nothing_overflows_on_a_phone_or_elsewhere_and_no_title_its_image(page: Any, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("[...document.querySelectorAll('figcaption')].every(t => t.scrollWidth <= t.clientWidth)")
+    tops = {round(stage.bounding_box()["y"]) for stage in page.locator(".stage").all()}
+    assert len(tops) == (1 if width == 1000 else 2), "side by side, images begin at one height"
 
 
 def test_four_images_of_two_nets_stay_below_10_mb() -> None:
