@@ -32,8 +32,11 @@ def main(config: DictConfig) -> None:
     if "official" in result:
         print(f"mIoU by cityscapesscripts: {result['official']['miou']:.6f}; by this program: {result['miou']:.6f}")
     target = output or Path(config.run or config.predictions)
-    print(evaluation_table(read_run(target)))
+    evaluated = read_run(target)
+    print(evaluation_table(evaluated))
     print(f"\nall of it is in {target / 'result.json'}")
+    if evaluated.state != "done":
+        print(f"no report counts it before the training is finished; its state is: {evaluated.state}")
 
 
 if __name__ == "__main__":

@@ -293,6 +293,12 @@ def test_numbers_of_an_unfinished_training_say_so(trained: Path, tmp_path: Path)
     assert "computed in fp32, after 3 of 5 steps, 255 ignored" in early["protocol"]
     assert "steps" not in whole["protocol"]
     assert early["miou"] == whole["miou"]
+    (folder / "status.json").write_text('{"state": "preempted"}')
+    said = succeed("evaluate.py", f"run={folder}", "examples=0")
+    assert re.search(rf"^deformable 3 layers +1 +{early['miou']:.3f} ", said, re.MULTILINE)
+    assert "no report counts it before the training is finished; its state is: preempted" in said
+    refused = run("report.py", f"runs={folder}", f"output={tmp_path / 'report'}")
+    assert "its result.json isn't counted" in refused.stderr
 
 
 def test_weights_without_a_stage_that_stays_frozen_are_refused(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def read_runs(folder: Path | str) -> list[Run]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ConfigError(f"runs={folder}: no such folder; give the folder of a run or of a sweep")
-    runs = [_read_or_mark(path, folder) for path in sorted(_run_folders(folder))]
+    runs = [_counted(_read_or_mark(path, folder)) for path in sorted(_run_folders(folder))]
     if not runs:
         raise ConfigError(
             f"runs={folder}: no run in it (a run folder holds status.json or result.json); train one first"
@@ -36,7 +36,8 @@ def read_runs(folder: Path | str) -> list[Run]:
 
 
 def read_run(folder: Path) -> Run:
-    """The run in a folder, without those below it; one that failed or can't be read says why."""
+    """The run in a folder, without those below it, with its result even if the training goes on; one that failed or
+    can't be read says why."""
     return _read_or_mark(folder, folder)
 
 
@@ -108,11 +109,16 @@ def _read_run(folder: Path, name: str) -> Run:
         result, variant, result_seed = read_result(result_path)
     except DataError as broken:
         return replace(run, state="unreadable", error=str(broken))
-    run = replace(run, variant=variant or run.variant, seed=run.seed if result_seed is None else result_seed)
-    if state != "done":
-        # a result beside an unfinished training is of an older or a half-trained checkpoint
-        return replace(run, error=f"{run.error or state}; its result.json isn't counted")
-    return replace(run, result=result, config=result.config)
+    seed = run.seed if result_seed is None else result_seed
+    return replace(run, variant=variant or run.variant, seed=seed, result=result, config=result.config)
+
+
+def _counted(run: Run) -> Run:
+    """The run without a result that is of an older or a half-trained checkpoint, as it is beside a training that isn't
+    finished."""
+    if run.result is None or run.state == "done":
+        return run
+    return replace(run, result=None, error=f"{run.error or run.state}; its result.json isn't counted")
 
 
 def _last_step(training: Sequence[Mapping[str, Any]]) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 from seg.errors import ConfigError, DataError
 from seg.report.headline import notes
-from seg.report.reading import finished, read_result, read_runs
+from seg.report.reading import finished, read_result, read_run, read_runs
 from seg.report.tables import runs_cell
 from seg.report.variants import gather, samples_fixed
 from seg.report.write import write_report
@@ -110,6 +110,8 @@ def test_result_of_an_unfinished_training_is_not_counted(write_run: Write) -> No
     run = read_runs(folder.parent)[0]
     assert (run.state, run.result) == ("preempted", None)
     assert "step 300" in (run.error or "")
+    alone = read_run(folder)  # as it is shown to who evaluated it
+    assert (alone.state, alone.result is None) == ("preempted", False)
 
 
 def test_the_step_of_a_killed_run_is_that_of_its_last_record(write_run: Write) -> None:
