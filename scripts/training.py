@@ -1,5 +1,7 @@
 """Build what a configuration says, train it in its run folder, and evaluate it."""
 
+import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,6 +13,7 @@ import torch
 from build import build, check
 from evaluation import evaluate_run, validation
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from run import CONFIG, comparable, label_of, names_of, save_config
 from torch import nn
@@ -37,6 +40,7 @@ def train_run(config: DictConfig) -> None:
     folder = RunFolder(config.run)
     if config.resume == "auto" and folder.status().get("state") == "done" and _finished(folder, config):
         print(f"done already: {folder.path} (resume=never starts over){_other_root(folder, config)}", flush=True)
+        _tell_of_the_end(folder, config)
         return
     slurm.name_ranks()
     count = build(config.trainer).devices
@@ -59,6 +63,21 @@ def _train(config: DictConfig) -> None:
         folder = RunFolder(config.run, owned=ranks.first)
         with folder.running(), _tracked(folder, config):
             _train_in(folder, config, runtime, ranks)
+    if folder.owned:
+        _tell_of_the_end(folder, config)
+
+
+def _tell_of_the_end(folder: RunFolder, config: DictConfig) -> None:
+    """What the run came to, where it is, and what to do with it, which a sweep says once, at its own end."""
+    run = shlex.quote(f"run={folder.path}")
+    commands = [f"evaluate.py {run}"]
+    if config.evaluate:
+        result = json.loads(folder.result.read_text())
+        data = result["data"]
+        print(f"mIoU {result['miou']:.3f} on {data['name']} {data['split']}, {data['images']} images: {folder.result}")
+        commands = [f"report.py {shlex.quote(f'runs={folder.path}')}", f"explore.py {run} output=explorer.html"]
+    if not (HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN):
+        print("\n".join(["next:", *(f"  python scripts/{command}" for command in commands)]), flush=True)
 
 
 def _device(config: DictConfig) -> str:
