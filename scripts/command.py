@@ -24,6 +24,7 @@ from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from sweep import failures
 
 from seg.errors import ConfigError, DataError, Preempted, RunError
 
@@ -267,6 +268,8 @@ def _exit_code(main: Callable[[], None], config_name: str) -> int:
     except Exception as error:
         if not getattr(error, "told", False):
             _tell(error, config_name)
+        if told := failures(error):
+            print(told, file=sys.stderr)
         return _code_of(error)
     return 0
 

@@ -76,6 +76,7 @@ def test_a_trained_run_holds_what_the_contract_says(trained: Path) -> None:
 def test_fault_75_a_log_without_a_terminal_is_plain_lines(tmp_path: Path) -> None:
     output = succeed("train.py", *SMALL, "trainer.iterations=1", "evaluate=false", f"hydra.run.dir={tmp_path}")
     assert "training 1/1" in output
+    assert f"next:\n  python scripts/evaluate.py run={tmp_path}\n" in output
     assert not re.search("[\r\x1b]", output)
 
 
@@ -324,6 +325,8 @@ def test_a_run_is_evaluated_on_the_way_and_stays_the_same(trained: Path, tmp_pat
     assert [(look["step"], look["split"]) for look in looks] == [(1, "val"), (2, "val"), (3, "val")]
     assert looks[-1]["miou"] == results[1]["miou"]
     assert f"step 2: miou {looks[1]['miou']:.3f}, split val" in said
+    assert f"mIoU {looks[2]['miou']:.3f} on creatures val, 6 images: {tmp_path / 'run' / 'result.json'}" in said
+    assert f"next:\n  python scripts/report.py runs={tmp_path / 'run'}\n" in said
     (tmp_path / "run" / "checkpoints" / "step_00000003.pt").unlink()
     succeed("evaluate.py", f"run={tmp_path / 'run'}", f"output={tmp_path / 'early'}", "examples=0")
     assert json.loads((tmp_path / "early" / "result.json").read_text())["miou"] == looks[1]["miou"]
@@ -365,6 +368,7 @@ def test_a_sweep_resumes_what_is_left_and_reports_it(tmp_path: Path) -> None:
     (folders[1] / "result.json").unlink()
     again = succeed("train.py", *arguments)
     assert again.count("done already") == 1
+    assert f"next:\n  python scripts/report.py runs={tmp_path}\n" in again
     assert again.count("going on from step 2") == 1
     table = succeed("report.py", f"runs={tmp_path}", "baseline=deformable 3 layers")
     assert "dilated 2" in table
@@ -397,7 +401,10 @@ def test_a_failed_run_does_not_end_the_sweep(tmp_path: Path, launcher: str) -> N
     )  # fmt: skip
     assert done.returncode == 2
     if launcher != "submitit_local":  # whose jobs have log files of their own
-        assert "lr is -1" in done.stderr
+        assert "error: lr is -1" in done.stderr
+    assert "1 of 2 jobs failed; the same command tries them again" in done.stderr
+    assert "  optimizer.lr=-1: lr is -1; expected a positive number\n" in done.stderr
+    assert done.stderr.endswith(f"next:\n  python scripts/report.py runs={tmp_path}\n")
     statuses = [json.loads(path.read_text()) for path in tmp_path.rglob("status.json")]
     assert sorted(status["state"] for status in statuses) == ["done", "failed"]
     assert "lr is -1" in next(status["error"] for status in statuses if status["state"] == "failed")
