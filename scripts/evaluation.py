@@ -25,6 +25,7 @@ from seg.engine.official import official_scores
 from seg.engine.predictions import evaluate_predictions, find_predictions
 from seg.engine.ranks import Ranks
 from seg.engine.runtime import commit, versions
+from seg.engine.train import bad_samples
 from seg.errors import ConfigError
 from seg.ops import backend
 
@@ -73,6 +74,7 @@ def evaluate_run(
         "cost": _cost(net, one_batch(data, 0, **reading).image, runtime, evaluation),
         "train_seconds": _last_logged(folder, "seconds"),
         "train_precision": _last_logged(folder, "precision"),
+        "bad_samples": [*bad_samples(folder)],
     }
     thresholds = tuple(config.data.thresholds)
     result |= write_examples(

@@ -25,6 +25,7 @@ from seg.engine import RunFolder, Runtime, checkpoint, slurm
 from seg.engine.launch import launch, started_outside
 from seg.engine.ranks import Ranks, joined
 from seg.engine.resume import differing_keys
+from seg.engine.train import bad_samples
 from seg.errors import ConfigError, RunError
 from seg.models import Report, load_weights
 from seg.models.pretrained import TORCHVISION, head_fits
@@ -69,6 +70,8 @@ def _train(config: DictConfig) -> None:
 
 def _tell_of_the_end(folder: RunFolder, config: DictConfig) -> None:
     """What the run came to, where it is, and what to do with it, which a sweep says once, at its own end."""
+    if bad := bad_samples(folder):
+        print(f"{len(bad)} bad samples were passed over in training; {folder.metrics} names them")
     run = shlex.quote(f"run={folder.path}")
     commands = [f"evaluate.py {run}"]
     if config.evaluate:

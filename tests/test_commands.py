@@ -279,7 +279,18 @@ def test_the_number_of_bad_samples_that_are_passed_over_is_an_argument(tmp_path:
     )  # fmt: skip
     refused = run(*given, "data.skip_limit=0", f"run={tmp_path / 'a'}")
     assert (refused.returncode, "1 bad samples, data.skip_limit is 0" in refused.stderr) == (3, True), refused.stderr
-    succeed(*given, "data.skip_limit=1", f"run={tmp_path / 'b'}")
+    assert str(tmp_path / "labels" / "train" / "0.png") in refused.stderr
+    said = succeed(*given, "data.skip_limit=1", f"run={tmp_path / 'b'}")
+    assert len(re.findall(r"^passed over: .*/labels/train/0.png: ", said, re.MULTILINE)) == 1
+    assert f"1 bad samples were passed over in training; {tmp_path / 'b' / 'metrics.jsonl'} names them" in said
+    evaluation = ("evaluate.py", f"run={tmp_path / 'b'}", "data.evaluate.split=train", "examples=0")
+    assert run(*evaluation).returncode == 3, "a score is of all images or none"
+    Image.new("L", (32, 32)).save(tmp_path / "labels" / "train" / "0.png")
+    succeed(*evaluation)
+    (bad,) = json.loads((tmp_path / "b" / "result.json").read_text())["bad_samples"]
+    assert f"{tmp_path}/labels/train/0.png: " in bad
+    succeed("report.py", f"runs={tmp_path / 'b'}")
+    assert f"training passed over bad samples: {bad}" in (tmp_path / "b" / "report" / "summary.md").read_text()
 
 
 def test_numbers_of_an_unfinished_training_say_so(trained: Path, tmp_path: Path) -> None:

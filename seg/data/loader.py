@@ -165,8 +165,9 @@ class Batches:
             if self._options.on_bad_sample == "raise":
                 raise DataError(problem)
             if len(self.skipped) > self._options.skip_limit:
+                named = "\n  ".join(self.skipped)
                 raise DataError(
-                    f"{len(self.skipped)} bad samples, data.skip_limit is {self._options.skip_limit}: {problem}"
+                    f"{len(self.skipped)} bad samples, data.skip_limit is {self._options.skip_limit}:\n  {named}"
                 )
 
 

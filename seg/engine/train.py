@@ -110,7 +110,8 @@ class Trainer:
 
         Gives the net to evaluate: `model`, or the one that holds the average of its weights.
 
-        loader:  `len(loader)` batches an epoch, `loader.epoch(number, start)` iterates over them.
+        loader:  `len(loader)` batches an epoch, `loader.epoch(number, start)` iterates over them; what it may have
+                 passed over is in `loader.skipped`, and is told and recorded once.
         resume:  "auto" goes on from the newest good checkpoint, "never" starts over, a path starts from that file.
         config:  what a resumed run must agree on, as plain values; a difference is an error that lists the keys.
         observe: measures the offsets while a step that will be logged runs.
@@ -161,6 +162,7 @@ class _Run:
         self.seconds = 0.0  # of training in all
         self.waited = 0.0  # of them for batches, since the last record
         self.alarmed: set[str] = set()  # layers whose offsets exploded
+        self.told: dict[str, None] = {}  # what was wrong with samples that were passed over
         self.losses: deque[Tensor] = deque(maxlen=trainer.log_every)
         self.average = None if trainer.average is None else _average(model, trainer.average)
         self.parallel = ranks.parallel(model, runtime)
@@ -178,6 +180,7 @@ class _Run:
     # -- the loop ---------------------------------------------------------------------------------------------------
 
     def loop(self, stop: Stop, progress: Progress) -> None:
+        self.told = bad_samples(self.folder)
         self.parallel.train()
         batches = self.batches()
         start, before = time.monotonic(), self.seconds
@@ -199,7 +202,10 @@ class _Run:
             progress.update(self.step)
             stopping = self.ranks.any(bool(stop))
             last, look = self.step == self.trainer.iterations, self.looks()
-            if self.step % self.trainer.save_every == 0 or last or stopping or look:
+            saving = self.step % self.trainer.save_every == 0 or last or stopping or look
+            if logged or saving:
+                self.tell_of_bad_samples(progress)
+            if saving:
                 self.save()
             if stopping:
                 self.ranks.any(False)  # until the first rank has saved, else its starter may end it for our end
@@ -304,6 +310,15 @@ class _Run:
                 progress.note(f"{alarm} (limits: mean {MEAN:g}, largest {LARGEST:g}); lower optimizer.offset_lr")
         progress.say("no finite loss" if loss is None else f"loss {loss:.4f}")
 
+    def tell_of_bad_samples(self, progress: Progress) -> None:
+        """Say and record, once, what was wrong with each sample that the ranks' loaders passed over."""
+        found = [problem for part in self.ranks.gather([*getattr(self.loader, "skipped", ())]) for problem in part]
+        for problem in found:
+            if problem not in self.told:
+                self.told[problem] = None
+                self.folder.log({"kind": "bad_sample", "step": self.step, "problem": problem})
+                progress.note(f"passed over: {problem}")
+
     def looks(self) -> bool:
         """Whether the net is to be evaluated at this step, on the way."""
         every = self.trainer.evaluate_every
@@ -373,6 +388,11 @@ class _Run:
         if self.resume != "auto" and self.ranks.first:
             start_from(self.folder, self.step)
         self.folder.rewind_metrics(self.step)
+
+
+def bad_samples(folder: RunFolder) -> dict[str, None]:
+    """What was wrong with the samples that a run's training passed over, each once, in the order of its records."""
+    return {record["problem"]: None for record in folder.read_metrics() if record["kind"] == "bad_sample"}
 
 
 def _short(value: Any) -> str:

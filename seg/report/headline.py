@@ -89,6 +89,9 @@ def notes(runs: Sequence[Run], variants: Sequence[Variant]) -> list[str]:
         alarms = list(exploded(run.training).values())
         more = f" (and of {len(alarms) - 1} more layers)" if len(alarms) > 1 else ""
         found += [f"{run.variant}, seed {run.seed}: {alarm}{more}." for alarm in alarms[:1]]
+        if bad := {str(row.get("problem")) for row in run.training if row.get("kind") == "bad_sample"}:
+            first = min(bad) + (f" (and {len(bad) - 1} more)" if len(bad) > 1 else "")
+            found.append(f"{run.variant}, seed {run.seed}: training passed over bad samples: {first}.")
     return found
 
 
