@@ -24,7 +24,7 @@ ALLOWED = "seg."  # a configuration may call our own functions only, whatever fi
 Count = Annotated[int, pydantic.Field(ge=1)]
 # keys that are no argument of a call; null is what a command leaves to the run
 PLAIN: dict[str, Any] = {
-    "seed": int,
+    "seed": Annotated[int, pydantic.Field(ge=0, lt=2**63)],
     "evaluate": bool,
     "download": bool,
     "weights_bgr": bool,

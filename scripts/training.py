@@ -15,7 +15,7 @@ from evaluation import evaluate_run, validation
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from run import CONFIG, comparable, label_of, names_of, save_config
+from run import CONFIG, comparable, digest_of, label_of, names_of, save_config
 from torch import nn
 
 from seg.analysis import offset_statistics
@@ -39,8 +39,11 @@ def train_run(config: DictConfig) -> None:
     check(config)
     config.resume = slurm.resume(config.resume)
     folder = RunFolder(config.run)
+    _require_same_data(folder, config)
     if config.resume == "auto" and folder.status().get("state") == "done" and _finished(folder, config):
-        print(f"done already: {folder.path} (resume=never starts over){_other_root(folder, config)}", flush=True)
+        build(config.runtime, device=_device(config))  # a value that fits nothing is no less wrong
+        moved = "" if (root := _root(folder, config)) == config.data.root else f"; its data were at data.root={root}"
+        print(f"done already: {folder.path} (resume=never starts over){moved}", flush=True)
         _tell_of_the_end(folder, config)
         return
     slurm.name_ranks()
@@ -108,6 +111,7 @@ def _train_in(folder: RunFolder, config: DictConfig, runtime: Runtime, ranks: Ra
     folder.write_status("running", variant=label_of(config), seed=config.seed, config=comparable(config))
     runtime.start(config.seed)
     data, trainer = build(config.data.train), build(config.trainer)
+    folder.write_status("running", data=digest_of(data))
     validate = None
     if config.evaluate or trainer.evaluate_every:  # what is wrong there is known before the training
         build(config.data.evaluate_transform)
@@ -238,9 +242,21 @@ def _finished(folder: RunFolder, config: DictConfig) -> bool:
     return not differing_keys(saved, comparable(config)) and (folder.result.exists() or not config.evaluate)
 
 
-def _other_root(folder: RunFolder, config: DictConfig) -> str:
-    """What to add where a finished run had its data from elsewhere: they may have moved, or be other data."""
-    root = OmegaConf.select(OmegaConf.load(folder.path / CONFIG), "data.root")
-    if root == config.data.root:
-        return ""
-    return f"; it was trained with data.root={root}: for other data give data.name=NAME or run=FOLDER"
+def _require_same_data(folder: RunFolder, config: DictConfig) -> None:
+    """Raises ConfigError where the folder's run was trained on other data. Their root is in no folder's name and alone
+    doesn't tell, since data may move."""
+    root, before = _root(folder, config), folder.status().get("data")
+    if config.resume == "never" or before is None or root == config.data.root:
+        return
+    if digest_of(build(config.data.train)) != before:
+        raise ConfigError(
+            f"{folder.path} has a run that was trained on other data, of data.root={root}; for those of "
+            f"data.root={config.data.root} give data.name=NAME or run=FOLDER, or start over with resume=never"
+        )
+
+
+def _root(folder: RunFolder, config: DictConfig) -> str | None:
+    """Where the folder's run had its data."""
+    file = folder.path / CONFIG
+    root: str | None = OmegaConf.select(OmegaConf.load(file) if file.is_file() else config, "data.root")
+    return root

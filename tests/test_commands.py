@@ -84,10 +84,50 @@ def test_the_same_command_again_says_that_it_is_done(trained: Path) -> None:
     arguments = [*SMALL, "trainer.iterations=3", "trainer.log_every=1", f"hydra.run.dir={trained}"]
     again = succeed("train.py", *arguments, "data.root=elsewhere")
     assert "done already" in again
-    assert "trained with data.root=None: for other data give data.name=NAME" in again
+    assert "its data were at data.root=None" in again
+    nowhere = run("train.py", *arguments, "runtime.device=nowhere")
+    assert (nowhere.returncode, "runtime.device is 'nowhere'" in nowhere.stderr) == (2, True)
+    longer = run("train.py", *arguments, "trainer.iterations=4")
+    assert longer.returncode == 2
+    assert "trainer.iterations: 3 in the checkpoint, 4 now" in longer.stderr
+    assert "weights=CHECKPOINT begins a new run" in longer.stderr
     changed = run("train.py", *arguments, "conv.offset_dilation=2")
     assert changed.returncode == 2
     assert "conv.offset_dilation: 1 in the checkpoint, 2 now" in changed.stderr
+
+
+def write_folder(root: Path, brightness: int) -> None:
+    """Two images a split, of two classes, whose names are the same whatever they show."""
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for name in ("a.png", "b.png"):
+            Image.new("RGB", (32, 32), (brightness,) * 3).save(root / "images" / split / name)
+            Image.new("L", (32, 32)).save(root / "labels" / split / name)
+    (root / "classes.txt").write_text("ground\nthing\n")
+
+
+@pytest.mark.parametrize("steps_before", [1, 2])
+def test_other_data_in_a_runs_folder_are_refused_and_moved_ones_are_not(tmp_path: Path, steps_before: int) -> None:
+    write_folder(tmp_path / "data", 10)
+    write_folder(tmp_path / "other", 11)
+    given = (
+        "train.py", "data=folder", "evaluate=false", "head.hidden=8", "data.batch_size=2", "data.workers=0",
+        "data.train_transform.crop=[32,32]", "trainer.iterations=2", "trainer.save_every=1", f"run={tmp_path / 'run'}",
+    )  # fmt: skip
+    succeed(*given, f"data.root={tmp_path / 'data'}")
+    if steps_before == 1:
+        (tmp_path / "run" / "checkpoints" / "step_00000002.pt").unlink()
+        (tmp_path / "run" / "status.json").write_text(
+            (tmp_path / "run" / "status.json").read_text().replace("done", "preempted")
+        )
+    other = run(*given, f"data.root={tmp_path / 'other'}")
+    assert other.returncode == 2
+    assert f"trained on other data, of data.root={tmp_path / 'data'}" in other.stderr
+    assert "give data.name=NAME or run=FOLDER" in other.stderr
+    (tmp_path / "data").rename(tmp_path / "moved")
+    said = succeed(*given, f"data.root={tmp_path / 'moved'}")
+    assert ("going on from step 1" if steps_before == 1 else "done already") in said
 
 
 def test_evaluating_again_gives_the_same_numbers(trained: Path, tmp_path: Path) -> None:
@@ -255,6 +295,7 @@ def test_starting_over_takes_the_old_result_away(trained: Path, tmp_path: Path) 
         ("data.evaluate_batch_size=0", "data.evaluate_batch_size is 0"),
         ("data.evaluate.split=vall", "vall"),
         ("seed=abc", "seed is 'abc'"),
+        ("seed=-1", "seed is -1"),
     ],
 )
 def test_a_wrong_value_is_named_before_the_training(given: str, words: str, tmp_path: Path) -> None:

@@ -16,6 +16,10 @@ FREED = (  # keys that older checkpoints hold, and that no longer have to agree
     "data.evaluate_transform._target_", "data.evaluate_transform.resize", "data.evaluate_transform.truth",
 )  # fmt: skip
 
+LONGER = (
+    "\na longer training is another one from its start, as the schedule spreads its learning rates over all steps; "
+    "weights=CHECKPOINT begins a new run with the weights of this one"
+)
 ADDED = ("images",)  # keys that older checkpoints lack
 
 
@@ -73,6 +77,7 @@ def check_config(saved: dict[str, Any], current: dict[str, Any]) -> None:
             "the configuration changed since the checkpoint was written:\n"
             + "\n".join(lines)
             + "\nuse the saved values, choose another folder with run=FOLDER, or start over with resume=never"
+            + (LONGER if "trainer.iterations" in differing else "")
         )
 
 
