@@ -265,12 +265,25 @@ class _Run:
             last = index == len(group) - 1
             with nullcontext() if last else unsynchronized(self.parallel):
                 with self.runtime.autocast():
-                    logits = self.parallel(self.runtime.image(batch.image))
+                    logits = self.forward(batch)
                 loss = cross_entropy(logits, label, count)
                 # gradients are averaged over the ranks, the loss is a sum of their parts
                 self.scaler.scale(loss * self.ranks.world).backward()
             losses.append(loss.detach())
         return torch.stack(losses).sum()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The net's logits; raises ConfigError where batch norm gets one value a channel, which has no variance."""
+        try:
+            return self.parallel(self.runtime.image(batch.image))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            count, _, height, width = batch.image.shape
+            raise ConfigError(
+                f"a batch of {count} ({height}x{width} px) leaves a batch norm one value a channel, and it needs more; "
+                "raise data.batch_size or data.train_transform.crop (trainer.accumulate changes nothing here)"
+            ) from None
 
     def skip(self, group: list[Batch], loss: float) -> None:
         """Count a step that leaves no trace: neither in the weights nor in the statistics of batch norm."""
@@ -280,9 +293,11 @@ class _Run:
         names = [name for batch in group for name in batch.names]
         self.folder.log({"kind": "skipped", "step": self.step + 1, "loss": str(loss), "names": names})
         if self.skipped_in_a_row >= self.trainer.patience:
+            learns_offsets = any("offset" in name.split(".") for name, _ in self.model.named_parameters())
+            of_offsets = " or optimizer.offset_lr" if learns_offsets else ""
             raise RunError(
                 f"{self.skipped_in_a_row} steps in a row had a loss or gradient that is not finite, the last at step "
-                f"{self.step + 1} on {', '.join(names)}; lower optimizer.lr or optimizer.offset_lr, or set trainer.clip"
+                f"{self.step + 1} on {', '.join(names)}; lower optimizer.lr{of_offsets}, or set trainer.clip"
             )
 
     def log(self, factor: float, offsets: dict[str, dict[str, float]], progress: Progress) -> None:
@@ -307,7 +322,8 @@ class _Run:
         for layer, alarm in exploded([record]).items():
             if layer not in self.alarmed:
                 self.alarmed.add(layer)
-                progress.note(f"{alarm} (limits: mean {MEAN:g}, largest {LARGEST:g}); lower optimizer.offset_lr")
+                limits = f"limits: mean {MEAN:g}, largest {LARGEST:g}"
+                progress.note(f"{alarm} ({limits}); lower optimizer.lr or optimizer.offset_lr")
         progress.say("no finite loss" if loss is None else f"loss {loss:.4f}")
 
     def tell_of_bad_samples(self, progress: Progress) -> None:

@@ -21,6 +21,7 @@ from seg.engine import RunFolder, Runtime, Schedule, Trainer, sgd
 from seg.engine.runtime import listening
 from seg.engine.train import cross_entropy
 from seg.errors import ConfigError, Preempted, RunError
+from seg.models import Deform
 
 
 class Batches:
@@ -145,9 +146,9 @@ def test_offsets_that_explode_are_told_of_once_for_each_layer(tmp_path: Path, ca
     told = [line for line in capsys.readouterr().err.splitlines() if "explode" in line]
     assert told == [
         "the offsets of a explode: mean 17.0, largest 20.0 cells at step 2 (limits: mean 16, largest 100); "
-        "lower optimizer.offset_lr",
+        "lower optimizer.lr or optimizer.offset_lr",
         "the offsets of b explode: mean 1.0, largest 153.0 cells at step 2 (limits: mean 16, largest 100); "
-        "lower optimizer.offset_lr",
+        "lower optimizer.lr or optimizer.offset_lr",
     ]
 
 
@@ -318,8 +319,32 @@ def test_a_skipped_step_leaves_no_trace_in_batch_norm(tmp_path: Path) -> None:
 def test_fault_57_many_such_steps_end_the_run(tmp_path: Path, precision: str) -> None:
     loader = Batches()
     loader.poisoned = tuple(range(2, 12))
-    with pytest.raises(RunError, match="3 steps in a row.*lower optimizer.lr"):
+    with pytest.raises(RunError, match="3 steps in a row.*lower optimizer.lr, or set trainer.clip"):
         train(tmp_path, loader=loader, patience=3, precision=precision)
+
+
+def test_the_rate_of_offsets_is_blamed_where_there_are_some(tmp_path: Path) -> None:
+    loader = Batches()
+    loader.poisoned = (0,)
+    model = nn.Sequential(Deform(3, 2))
+    with pytest.raises(RunError, match="lower optimizer.lr or optimizer.offset_lr, or set trainer.clip"):
+        Trainer(iterations=1, patience=1).train(
+            model, loader, sgd(model, lr=0.1), Schedule(1),
+            folder=RunFolder(tmp_path), runtime=Runtime(device="cpu", precision="fp32"),
+        )  # fmt: skip
+
+
+def test_a_batch_of_one_value_a_channel_is_refused_with_the_keys(tmp_path: Path) -> None:
+    class Single(Batches):
+        def epoch(self, number: int, start: int = 0):
+            yield Batch(torch.zeros(1, 3, 1, 1), torch.zeros(1, 1, 1).long(), torch.zeros(1, 1, 1), ("a",))
+
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+    with pytest.raises(ConfigError, match=r"batch of 1 \(1x1 px\).*raise data.batch_size or data.train_transform.crop"):
+        Trainer(iterations=1).train(
+            model, Single(), sgd(model, lr=0.1), Schedule(1),
+            folder=RunFolder(tmp_path), runtime=Runtime(device="cpu", precision="fp32"),
+        )  # fmt: skip
 
 
 @pytest.mark.fault(55)
