@@ -56,7 +56,7 @@ def evaluate_run(
     inference = build(config.inference) if "inference" in config else Inference()
     if model is None:
         if target is folder:
-            _require_same_reading(folder, protocol(data, config, len(data), str(inference)))
+            _require_same_reading(folder, protocol(data, config, len(data), str(inference)), runtime.precision)
         model, step = _trained(folder, config, data.classes)
         model = runtime.place(model)
     written = target.path / "predictions" if official else None
@@ -170,17 +170,25 @@ def _cost(model: nn.Module, image: torch.Tensor, runtime: Runtime, evaluation: E
         return {**cost(model, runtime.image(image)), "seconds_per_image": seconds}
 
 
-def _require_same_reading(folder: RunFolder, wanted: str) -> None:
-    """Raises ConfigError where the run has a result that was taken in another way: its report would lose it."""
+def _require_same_reading(folder: RunFolder, wanted: str, precision: str) -> None:
+    """Raises ConfigError where the run has a result that was taken in another way: its report would lose it. That of
+    another precision, which follows the machine, is replaced, and that is said."""
     try:
-        before = str(json.loads(folder.result.read_text())["protocol"])
+        result = json.loads(folder.result.read_text())
+        said = str(result["protocol"])
     except (OSError, ValueError, KeyError):
         return  # there is none that can be read
     of_the_net = r", computed in \w+|, after \d+ of \d+ steps|(?<= over )\d+ of (?=\d+ classes)"
-    if re.sub(of_the_net, "", before) != wanted:
+    if (before := re.sub(of_the_net, "", said)) != wanted:
         raise ConfigError(
             f"{folder.result} would be lost, which is of another evaluation:\n  {before}\nThis one is of\n  {wanted}\n"
             "give output=FOLDER for it, or take that file away"
+        )
+    if (computed := result.get("precision", precision)) != precision:
+        print(
+            f"note: {folder.result} was computed in {computed}; this evaluation, in {precision}, takes its place "
+            "(output=FOLDER would keep both)",
+            file=sys.stderr,
         )
 
 

@@ -152,8 +152,11 @@ def test_another_evaluation_does_not_take_the_place_of_a_runs_own(trained: Path,
         assert done.returncode == 2
         assert "result.json would be lost, which is of another evaluation" in done.stderr
         assert "give output=FOLDER for it" in done.stderr
+        assert "computed in" not in done.stderr, "what is no reason"
     assert (folder / "result.json").read_text() == before
-    succeed("evaluate.py", f"run={folder}", "examples=0", "runtime.precision=bf16")
+    assert "note" not in succeed("evaluate.py", f"run={folder}", "examples=0")
+    said = succeed("evaluate.py", f"run={folder}", "examples=0", "runtime.precision=bf16")
+    assert "result.json was computed in fp32; this evaluation, in bf16, takes its place" in said
     after = json.loads((folder / "result.json").read_text())
     assert (after["precision"], json.loads(before)["precision"]) == ("bf16", "fp32")
 
