@@ -169,6 +169,8 @@ def fresh_model(config: DictConfig, classes: int) -> nn.Module:
     _require_style(config)
     model = build(config.model, classes=classes)
     if config.weights is None:
+        if config.trainer.iterations == 0:
+            raise ConfigError("trainer.iterations=0 evaluates weights as they are; give them as weights=FILE")
         _tell_of_a_random_trunk(config)
         return model
     target = model if head_fits(model, config.weights, download=config.download) else model.trunk
@@ -181,13 +183,25 @@ def fresh_model(config: DictConfig, classes: int) -> nn.Module:
             f"{config.weights} may be of a net that reads blue, green, red, as most of Caffe's are, which the file "
             "doesn't tell; say weights_bgr=true (OpenMMLab's \"caffe\" files, Detectron's) or weights_bgr=false"
         )
-    fixed = {name for name, value in target.named_parameters() if value.dim() > 1 and not value.requires_grad}
-    if random := [name for name in report.missing if name in fixed]:
-        raise ConfigError(
-            f"{config.weights} lacks {', '.join(random[:4])}, which trunk.frozen_stages={config.trunk.frozen_stages} "
-            "would keep random; give weights that have them, or trunk.frozen_stages=0"
-        )
+    _require_nothing_random(config, model, {f"{'' if target is model else 'trunk.'}{name}" for name in report.loaded})
     return model
+
+
+def _require_nothing_random(config: DictConfig, model: nn.Module, loaded: set[str]) -> None:
+    """Raises ConfigError where a layer that was not loaded is random and no step would change it; offsets are 0."""
+    frozen = f"trunk.frozen_stages={config.trunk.get('frozen_stages')}", "trunk.frozen_stages=0"
+    key, way_out = ("trainer.iterations=0", "train") if config.trainer.iterations == 0 else frozen
+    random = [
+        name.removeprefix("trunk.")
+        for name, value in model.named_parameters()
+        if value.dim() > 1 and name not in loaded and value.any()
+        if config.trainer.iterations == 0 or not value.requires_grad
+    ]
+    if random:
+        raise ConfigError(
+            f"{config.weights} lacks {', '.join(random[:4])}, which {key} would keep random; "
+            f"give weights that have them, or {way_out}"
+        )
 
 
 def _tell_of_a_random_trunk(config: DictConfig) -> None:

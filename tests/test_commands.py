@@ -174,6 +174,21 @@ def test_weights_are_evaluated_as_they_are_in_a_run_of_no_steps(trained: Path, t
     assert "deformable 3 layers" in succeed("report.py", f"runs={tmp_path}")
 
 
+def test_a_net_with_random_layers_is_not_evaluated_as_it_is(trained: Path, tmp_path: Path) -> None:
+    state = torch.load(trained / "checkpoints" / "step_00000003.pt", weights_only=True)["model"]
+    no_offsets = {name: value for name, value in state.items() if ".offset." not in name}
+    for name, part in (("no_offsets", no_offsets), ("trunk", {n: v for n, v in state.items() if "head" not in n})):
+        torch.save(part, tmp_path / f"{name}.pth")
+    given = ("train.py", *SMALL, "trainer.iterations=0", f"run={tmp_path / 'run'}")
+    for weights, words in (
+        ([], "trainer.iterations=0 evaluates weights as they are; give them as weights=FILE"),
+        ([f"weights={tmp_path / 'trunk.pth'}"], "trunk.pth lacks head."),
+    ):
+        done = run(*given, *weights)
+        assert (done.returncode, words in done.stderr) == (2, True), done.stderr
+    succeed(*given, f"weights={tmp_path / 'no_offsets.pth'}")  # a deformable net begins as a dilated one
+
+
 def test_masks_of_0_and_255_do_not_pass_for_perfect(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("background\ncrack\n")
     for kind, value in (("images", 9), ("labels", 0), ("predictions", 0)):
