@@ -8,14 +8,16 @@ from omegaconf import DictConfig
 def main(config: DictConfig) -> None:
     from pathlib import Path
 
-    from evaluation import evaluate_folder_of_predictions, evaluate_run
+    from evaluation import evaluate_folder_of_predictions, evaluate_run, place_of
     from run import load_config
 
     from seg.engine import RunFolder
     from seg.errors import ConfigError
     from seg.report import evaluation_table, read_run
 
-    if (config.run is None) == (config.predictions is None):
+    if config.run is not None and config.predictions is not None:
+        raise ConfigError("run= and predictions= are two evaluations; give one of them, not both")
+    if config.run is None and config.predictions is None:
         raise ConfigError("give run=RUN_FOLDER, or predictions=FOLDER with data=NAME data.root=FOLDER")
     output = Path(config.output) if config.output else None
     if config.run is not None:
@@ -31,7 +33,7 @@ def main(config: DictConfig) -> None:
     print(result["protocol"])
     if "official" in result:
         print(f"mIoU by cityscapesscripts: {result['official']['miou']:.6f}; by this program: {result['miou']:.6f}")
-    target = output or Path(config.run or config.predictions)
+    target = output or (Path(config.run) if config.run is not None else place_of(Path(config.predictions)))
     evaluated = read_run(target)
     print(evaluation_table(evaluated))
     print(f"\nall of it is in {target / 'result.json'}")

@@ -26,7 +26,7 @@ from seg.engine.predictions import evaluate_predictions, find_predictions
 from seg.engine.ranks import Ranks
 from seg.engine.runtime import commit, versions
 from seg.engine.train import bad_samples
-from seg.errors import ConfigError
+from seg.errors import ConfigError, DataError
 from seg.ops import backend
 
 
@@ -170,14 +170,28 @@ def _cost(model: nn.Module, image: torch.Tensor, runtime: Runtime, evaluation: E
         return {**cost(model, runtime.image(image)), "seconds_per_image": seconds}
 
 
-def _require_same_reading(folder: RunFolder, wanted: str, precision: str) -> None:
-    """Raises ConfigError where the run has a result that was taken in another way: its report would lose it. That of
-    another precision, which follows the machine, is replaced, and that is said."""
+def _before(folder: RunFolder) -> dict[str, Any]:
+    """The result that a folder has; {} where there is none that can be read."""
     try:
         result = json.loads(folder.result.read_text())
-        said = str(result["protocol"])
-    except (OSError, ValueError, KeyError):
-        return  # there is none that can be read
+        return result if isinstance(result, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _require_same_predictions(folder: RunFolder, predictions: Path) -> None:
+    other = _before(folder).get("predictions")
+    if other not in (None, str(predictions.resolve())):
+        raise ConfigError(f"{folder.result} would be lost, which is of predictions={other}; give output=FOLDER")
+
+
+def _require_same_reading(folder: RunFolder, wanted: str, precision: str | None = None) -> None:
+    """Raises ConfigError where the run has a result that was taken in another way: its report would lose it. That of
+    another precision, which follows the machine, is replaced, and that is said."""
+    result = _before(folder)
+    if "protocol" not in result:
+        return
+    said = str(result["protocol"])
     of_the_net = r", computed in \w+|, after \d+ of \d+ steps|(?<= over )\d+ of (?=\d+ classes)"
     if (before := re.sub(of_the_net, "", said)) != wanted:
         raise ConfigError(
@@ -291,20 +305,29 @@ def _called(predictions: Path) -> str:
     return "/".join(predictions.parts[-2:]) if predictions.name in generic else predictions.name
 
 
+def place_of(predictions: Path) -> Path:
+    """Where the result of a folder of predictions is kept by default: it is the user's, and may hold their truth."""
+    return Path("runs", "predictions", _called(predictions.resolve()).replace("/", "."))
+
+
 def evaluate_folder_of_predictions(
     predictions: Path, config: DictConfig, *, output: Path | None = None, official: bool = False
 ) -> dict[str, Any]:
-    """Evaluate label PNGs of anybody's model; writes result.json beside them, or into `output`, and returns it."""
+    """Evaluate label PNGs of anybody's model; writes result.json into `output`, or their place, and returns it."""
     if "name" not in config.data:
         raise ConfigError("predictions need a truth: give data=NAME data.root=FOLDER")
     if config.data.evaluate_transform.get("resize") or config.data.evaluate_transform.get("truth") == "resized":
         raise ConfigError("data.evaluate_transform is for a net's input; predictions are compared at the labels' size")
     check(config)
-    target = RunFolder(output or predictions) if predictions.is_dir() else None  # else it is an error below
-    if target is not None:
-        target.require_writable("output")
+    if not predictions.is_dir():
+        raise DataError(f"predictions={predictions}: no such folder")
     data, thresholds = build(config.data.evaluate), tuple(config.data.thresholds)
     _require_official(data, config, official)
+    target = RunFolder(output or place_of(predictions))
+    target.require_writable("output")
+    if output is None:
+        _require_same_predictions(target, predictions)
+        _require_same_reading(target, protocol(data, config, len(data), "predictions as given"))
     evaluation = evaluate_predictions(
         predictions, data, classes=len(data.classes), thresholds=thresholds, size_by=config.data.size_by
     )
@@ -312,6 +335,7 @@ def evaluate_folder_of_predictions(
     result = {
         "schema": 1,
         "variant": _called(predictions.resolve()),
+        "predictions": str(predictions.resolve()),
         "commit": commit(),
         "versions": versions(),
         "command": shlex.join(["python", *sys.argv]),
@@ -320,6 +344,5 @@ def evaluate_folder_of_predictions(
         "protocol": protocol(data, config, len(data), "predictions as given", _counted_classes(scores)),
         **scores,
     }
-    assert target is not None
     _write(target, result, predictions if official else None, data)
     return result

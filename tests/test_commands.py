@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -198,7 +199,8 @@ def test_masks_of_0_and_255_do_not_pass_for_perfect(tmp_path: Path) -> None:
         if kind == "labels":
             pixels[5:9] = 255
         Image.fromarray(pixels).save(folder / "a.png")
-    said = succeed("evaluate.py", f"predictions={tmp_path / 'predictions'}", "data=folder", f"data.root={tmp_path}")
+    given = (f"predictions={tmp_path / 'predictions'}", "data=folder", f"data.root={tmp_path}")
+    said = succeed("evaluate.py", *given, f"output={tmp_path / 'out'}")
     assert "mIoU is over 1 of 2 classes; neither labelled nor predicted: crack" in said
 
 
@@ -412,9 +414,32 @@ def test_prediction_equals_evaluation_and_its_files_evaluate_to_the_same(trained
     label = Image.open(predictions / "labels" / "val_00000.png")
     assert label.mode == "P"
     assert np.array(label).max() < 5
-    succeed("evaluate.py", f"predictions={predictions / 'labels'}", "data=creatures", "++data.evaluate.images=6")
-    ours, theirs = trained / "result.json", predictions / "labels" / "result.json"
+    given = (f"predictions={predictions / 'labels'}", "data=creatures", "++data.evaluate.images=6")
+    succeed("evaluate.py", *given, f"output={tmp_path / 'out'}")
+    ours, theirs = trained / "result.json", tmp_path / "out" / "result.json"
     assert json.loads(ours.read_text())["iou"] == json.loads(theirs.read_text())["iou"]
+    assert "not both" in run("evaluate.py", *given, f"run={trained}").stderr
+
+
+def test_a_folder_of_predictions_stays_as_it_is_and_its_result_is_not_replaced_by_anothers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., tuple[int, str]]
+) -> None:
+    write_folder(tmp_path / "data", 10)
+    monkeypatch.chdir(tmp_path)
+    given = ("data=folder", f"data.root={tmp_path / 'data'}")
+    truth = tmp_path / "data" / "labels"
+    before = sorted(truth.rglob("*"))
+    assert command("evaluate", f"predictions={truth / 'val'}", *given)[0] == 0
+    assert sorted(truth.rglob("*")) == before
+    result = json.loads((tmp_path / "runs" / "predictions" / "val" / "result.json").read_text())
+    assert (result["miou"], result["predictions"]) == (1, str(truth / "val"))
+    assert command("evaluate", f"predictions={truth / 'val'}", *given)[0] == 0
+    shutil.copytree(truth / "val", tmp_path / "val")
+    for other in ([f"predictions={tmp_path / 'val'}"], [f"predictions={truth / 'val'}", "data.evaluate.split=train"]):
+        code, said = command("evaluate", *other, *given)
+        assert (code, "would be lost" in said, "output=FOLDER" in said) == (2, True, True), said
+    code, said = command("evaluate", "predictions=missing", *given)
+    assert (code, "predictions=missing: no such folder" in said) == (3, True)
 
 
 def test_a_bad_image_among_good_ones_is_named_and_the_rest_is_labelled(trained: Path, tmp_path: Path) -> None:
