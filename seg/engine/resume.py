@@ -1,6 +1,7 @@
 """What a run needs beside its weights to go on as if it had never stopped, and where it finds it."""
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ def start_from(folder: RunFolder, step: int) -> None:
     found = checkpoint.list_checkpoints(folder.checkpoints)
     checkpoint.remove([path for path in found if checkpoint.step_of(path) > step])
     folder.result.unlink(missing_ok=True)
+    if step == 0:  # after a checkpoint events are purged from its step on; here all are
+        shutil.rmtree(folder.events, ignore_errors=True)
 
 
 def _existing(resume: str) -> Path:

@@ -35,6 +35,7 @@ class RunFolder:
         self.metrics, self.rows = self.path / "metrics.jsonl", self.path / "metrics.csv"
         self.listeners: list[Callable[[dict[str, Any]], None]] = []
         self.result = self.path / "result.json"
+        self.events = self.path / "tensorboard"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

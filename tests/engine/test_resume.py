@@ -109,6 +109,17 @@ def test_from_an_earlier_checkpoint_the_later_ones_and_the_result_are_gone(tmp_p
     assert torch.equal(weights(whole.state_dict()), weights(train(tmp_path, 5, resume=str(second)).state_dict()))
 
 
+def test_a_run_that_starts_over_leaves_no_events_of_the_one_before(tmp_path: Path) -> None:
+    train(tmp_path, 1)
+    events = tmp_path / "tensorboard" / "events.out.tfevents.1"
+    events.parent.mkdir()
+    events.write_bytes(b"")
+    train(tmp_path, 1)
+    assert events.exists()
+    train(tmp_path, 1, resume="never")
+    assert not events.exists()
+
+
 def test_configurations_differ_in_what_has_to_agree_alone() -> None:
     saved, current = {"lr": 0.1, "trainer.devices": 1}, {"lr": 0.1, "trainer.average": None}
     assert differing_keys(saved, current) == []
