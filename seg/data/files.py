@@ -1,6 +1,8 @@
 """Data sets of files: lists of ids, the files that belong to an id, and the sample made of them."""
 
-from collections.abc import Iterable, Sequence
+import re
+import unicodedata
+from collections.abc import Container, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -76,7 +78,7 @@ class FileDataset:
 
     def read_label(self, entry: Entry) -> NDArray[np.uint8]:
         """Class ids of one sample, 255 = ignored."""
-        return self._classes.label(read_mask(entry.label), entry.label)
+        return self._classes.label(read_mask(entry.label, colours=bool(self._classes.colours)), entry.label)
 
     def classes_of(self, prediction: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The values of a predicted label file as class ids; what is none of the classes becomes 255."""
@@ -154,22 +156,30 @@ def find_root(given: Path | str, candidates: Iterable[str], needed: str, hint: s
 def find_image(folder: Path, name: str, suffixes: Sequence[str] = SUFFIXES) -> Path:
     """The image of an id, whatever its suffix, also in capitals or with one; where there is none that of the first
     suffix, so that the error of reading it names a file."""
-    for spelled in (str.lower, str.upper, str.title):
-        for suffix in suffixes:
-            if (path := folder / f"{name}{spelled(suffix)}").is_file():
-                return path
+    for form in (None, "NFC", "NFD"):  # macOS writes ä as two characters; others as one
+        written = name if form is None else unicodedata.normalize(form, name)
+        for spelled in (str.lower, str.upper, str.title):
+            for suffix in suffixes:
+                if (path := folder / f"{written}{spelled(suffix)}").is_file():
+                    return path
     return folder / f"{name}{suffixes[0]}"
 
 
 def is_picture(path: Path) -> bool:
     """Whether a name is that of a picture, of a kind that is read here or of another."""
-    return path.suffix.lower() in PIL.Image.registered_extensions() and not path.name.startswith(".")
+    return path.suffix.lower() in PIL.Image.registered_extensions()
+
+
+def visible(folder: Path) -> Iterator[Path]:
+    """Everything in a folder and the folders in it, in order, but for what is hidden, as ._ID.jpg of macOS."""
+    paths = sorted(folder.rglob("*"))
+    return (path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def images_in(folder: Path) -> dict[str, Path]:
     """Every image in a folder and the folders in it: id -> file, in order of the ids."""
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
+    for path in visible(folder):
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
@@ -179,12 +189,21 @@ def images_in(folder: Path) -> dict[str, Path]:
     return found
 
 
-def require_split(root: Path, split: str, folder: Path) -> Path:
+def owner(stem: str, names: Container[str]) -> str | None:
+    """The longest of the names that a file's has before or behind it something parted by _, -, . or a space."""
+    parts = re.split(r"([_\-. ]+)", stem)
+    cuts = range(len(parts), 0, -1)
+    pieces = ("".join(piece) for cut in cuts for piece in (parts[:cut], parts[len(parts) - cut :]))
+    return next((piece for piece in pieces if piece in names), None)
+
+
+def require_split(root: Path, split: str, folder: Path, way_out: str = "") -> Path:
     """The folder of a split; raises DataError that lists the ones there are."""
     if not folder.is_dir():
-        beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
-        there = f"there are {', '.join(beside)}" if beside else f"{folder.parent} has no folders"
-        raise DataError(f"split={split}: no folder {folder.relative_to(root)} in {root}; {there}")
+        above = folder.parent if folder.parent.is_dir() else root
+        beside = sorted(path.name for path in above.iterdir() if path.is_dir())
+        there = f"there are {', '.join(beside)} in {above}" if beside else f"{above} has no folders"
+        raise DataError(f"split={split}: no folder {folder.relative_to(root)} in {root}; {there}{way_out}")
     return folder
 
 

@@ -54,14 +54,16 @@ def read_image(path: Path | str, *, upright: bool = False) -> NDArray[np.uint8]:
         return np.array(image.convert("RGB"))
 
 
-def read_mask(path: Path | str) -> NDArray[np.uint8]:
+def read_mask(path: Path | str, *, colours: bool = False) -> NDArray[np.uint8]:
     """A mask file as uint8 [H, W]: class ids (a palette's indices, not its colours).
 
-    raises: DataError for anything but 8-bit greyscale or palette images, lossy formats included
+    colours: read an RGB or RGBA file too, as its colours uint8 [H, W, 3]
+    raises:  DataError for anything but 8-bit greyscale or palette images, lossy formats included
     """
+    in_colour = ("RGB", "RGBA") if colours else ()
     with _opened(path) as image:
-        _require_ids(path, image, ("P", "L", "1"), "8-bit palette or greyscale")
-        return np.array(image).astype(np.uint8)
+        _require_ids(path, image, ("P", "L", "1", *in_colour), "8-bit palette or greyscale")
+        return np.array(image.convert("RGB") if image.mode in in_colour else image).astype(np.uint8)
 
 
 def read_objects(path: Path | str) -> Array:
@@ -170,14 +172,19 @@ def _bits(image: Image.Image) -> int:
 
 
 def _require_ids(path: Path | str, image: Image.Image, modes: tuple[str, ...], expected: str) -> None:
+    if image.format not in ("PNG", "TIFF", "BMP", "GIF"):
+        raise DataError(f"{path}: a mask in {image.format}, which may change values; save masks as PNG")
     if image.mode not in modes:
-        hint = "; ids can't be told from colours: write each pixel's id into a palette or greyscale PNG"
+        hint = (
+            "; ids can't be told from colours: write each pixel's id into a palette or greyscale PNG, or, for "
+            "data=folder, each class's colour into classes.txt (NAME R G B)"
+        )
         if image.mode.startswith("I"):
             hint = "; write the class ids as 8-bit values"
         raise DataError(f"{path}: a mask of mode {image.mode}, expected {expected}{hint}")
-    if image.format not in ("PNG", "TIFF", "BMP", "GIF"):
-        raise DataError(f"{path}: a mask in {image.format}, which may change values; save masks as PNG")
     if image.info.get("turned", 1) != 1:
         raise DataError(f"{path}: a mask that a tag turns when it is shown; save it as PNG, turned as its image")
     if image.mode == "L" and _bits(image) in (2, 4):
         raise DataError(f"{path}: {_bits(image)}-bit greyscale, whose values decoders rescale; save it with 8 bits")
+    if image.mode in ("RGB", "RGBA") and _bits(image) > 8:
+        raise DataError(f"{path}: {_bits(image)} bits a channel, expected 8; save the mask with 8 bits")

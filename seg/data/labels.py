@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seg.data.class_lines import read_lines
 from seg.data.sample import IGNORE, Array
 from seg.errors import ConfigError, DataError
 
@@ -36,6 +37,7 @@ class Classes:
     ids:        value in a file -> class id, for files that number classes otherwise; a missing value is an error
     things:     ids of the classes that come as countable objects
     flip_pairs: ids that change places in a mirror image
+    colours:    colour in a mask (red, green, blue) -> class id; empty where masks of colours can't be read
     """
 
     names: tuple[str, ...]
@@ -43,6 +45,7 @@ class Classes:
     ids: Mapping[int, int] = field(default_factory=dict)
     things: tuple[int, ...] = ()
     flip_pairs: tuple[tuple[int, int], ...] = ()
+    colours: Mapping[tuple[int, int, int], int] = field(default_factory=dict)
 
     @cached_property
     def _table(self) -> NDArray[np.uint8]:
@@ -55,7 +58,10 @@ class Classes:
         return table
 
     def label(self, mask: NDArray[np.uint8], path: Path | str) -> NDArray[np.uint8]:
-        """A mask's values as class ids; raises DataError that names the values which stand for no class."""
+        """A mask's values [H, W], or colours [H, W, 3], as class ids; raises DataError that names those which stand for
+        no class."""
+        if mask.ndim == 3:
+            return self._label_of_colours(mask, path)
         label: NDArray[np.uint8] = self._table[mask]
         wrong = label == NO_CLASS
         if wrong.any():
@@ -63,6 +69,21 @@ class Classes:
             listed = ", ".join(str(value) for value in values[:8]) + (", ..." if len(values) > 8 else "")
             raise DataError(f"{path}: {int(wrong.sum())} pixels have the value {listed}, expected {self._expected()}")
         return label
+
+    def _label_of_colours(self, mask: NDArray[np.uint8], path: Path | str) -> NDArray[np.uint8]:
+        known = sorted(self.colours)
+        codes, values = _codes(np.array(known, dtype=np.uint8)), _codes(mask)
+        place = np.searchsorted(codes, values).clip(max=len(codes) - 1)
+        wrong = codes[place] != values
+        if wrong.any():
+            colours, counts = np.unique(mask[wrong], axis=0, return_counts=True)
+            listed = ", ".join(" ".join(map(str, colours[k])) for k in np.argsort(-counts)[:4].tolist())
+            raise DataError(
+                f"{path}: {int(wrong.sum())} pixels have the colour {listed}{', ...' if len(colours) > 4 else ''}, "
+                f"expected one of the {len(known)} colours in the list of classes; add it there, or write the masks "
+                "anew without smoothing, resizing or JPEG on the way"
+            )
+        return np.array([self.colours[colour] for colour in known], dtype=np.uint8)[place]
 
     def _expected(self) -> str:
         if self.ids:
@@ -80,22 +101,22 @@ class Classes:
 def read_classes(path: Path) -> Classes:
     """Classes from a file.
 
-    A .txt file has one name a line, the first of which is id 0. A .json file has
+    A .txt file has one name a line, the first of which is id 0; see seg.data.class_lines for what else may stand there.
+    A .json file has
         {"classes": [{"id": 0, "name": "road", "color": [128, 64, 128]}, ...],
          "ignore_index": 255, "background": 0, "things": [1, 2], "left_right_pairs": [[3, 5]]}
     where only "classes" is required, and in it only "name". The id that is to be ignored may be listed among the
-    classes (it must be the last then). Without "things", every class but the background is one. The classes of a pair,
-    ids or names, change places in a mirror image.
+    classes (it must be the last then). Where each has a colour, masks may be of these colours. Without "things", every
+    class but the background is one. The classes of a pair, ids or names, change places in a mirror image.
 
     raises: DataError that names the file and the entry
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: can't be read as a list of classes ({error})") from None
+        raise DataError(f"{path}: can't be read as a list of classes in UTF-8 ({error})") from None
     if path.suffix != ".json":
-        names = [line.strip() for line in text.splitlines() if line.strip()]
-        return _classes(path, {"classes": [{"name": name} for name in names]})
+        return _classes(path, read_lines(path, text))
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
@@ -115,6 +136,7 @@ def _classes(path: Path, content: dict[str, Any]) -> Classes:
             raise DataError(
                 f"{path}: class {entry['name']!r} has id {entry['id']}, expected {number}: ids must run from 0"
             )
+    colours = _colours(path, entries, ignore)
     if ignore == len(entries) - 1:
         entries = entries[:-1]
     names = tuple(str(entry["name"]) for entry in entries)
@@ -124,19 +146,21 @@ def _classes(path: Path, content: dict[str, Any]) -> Classes:
         given = names.index(background) if background in names else background
         (background,) = _numbers(path, "background", [given], len(names))
     things = content.get("things", [number for number in range(len(names)) if number != background])
-    ids = {} if ignore == IGNORE else {**{number: number for number in range(len(names))}, ignore: IGNORE}
+    counted = {number: number for number in range(len(names))}
+    ids = {} if ignore == IGNORE else {**counted, ignore: IGNORE, IGNORE: IGNORE}
     return Classes(
         names,
         _palette(path, entries),
         ids,
         _numbers(path, "things", things, len(names)),
         _pairs(path, content.get("left_right_pairs", []), names),
+        colours,
     )
 
 
 def _check_names(path: Path, names: tuple[str, ...], ignore: object) -> None:
     if len(names) < 2 or len(names) > NO_CLASS:
-        raise DataError(f"{path}: {len(names)} classes, expected 2 to {NO_CLASS}")
+        raise DataError(f"{path}: {len(names)} classes, expected 2 to {NO_CLASS}; the background, id 0, is one too")
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         raise DataError(f"{path}: class names must differ, {', '.join(sorted(repeated))} stands there twice")
@@ -144,16 +168,38 @@ def _check_names(path: Path, names: tuple[str, ...], ignore: object) -> None:
         raise DataError(f"{path}: ignored id {ignore!r}, expected a number from {len(names)} to {IGNORE}")
 
 
+def _colour(path: Path, entry: dict[str, Any]) -> tuple[int, int, int] | None:
+    colour = entry.get("color", entry.get("colour"))
+    if colour is None:
+        return None
+    if len(colour) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in colour):
+        raise DataError(f"{path}: colour {colour} of class {entry['name']!r}, expected three numbers from 0 to 255")
+    red, green, blue = colour
+    return red, green, blue
+
+
 def _palette(path: Path, entries: list[dict[str, Any]]) -> Array:
     palette = voc_palette(len(entries))
     for number, entry in enumerate(entries):
-        colour = entry.get("color", entry.get("colour"))
-        if colour is None:
-            continue
-        if len(colour) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in colour):
-            raise DataError(f"{path}: colour {colour} of class {entry['name']!r}, expected three numbers from 0 to 255")
-        palette[number] = colour
+        if (colour := _colour(path, entry)) is not None:
+            palette[number] = colour
     return palette
+
+
+def _colours(path: Path, entries: list[dict[str, Any]], ignore: object) -> dict[tuple[int, int, int], int]:
+    """Colour -> class id, where every entry has a colour of its own; empty otherwise."""
+    found: dict[tuple[int, int, int], int] = {}
+    for number, entry in enumerate(entries):
+        if (colour := _colour(path, entry)) is not None:
+            found.setdefault(colour, IGNORE if number == ignore else number)
+    return found if len(found) == len(entries) else {}
+
+
+def _codes(colours: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """Colours [..., 3] as one number each, in the order of (red, green, blue)."""
+    red, green, blue = (colours[..., channel].astype(np.uint32) for channel in range(3))
+    codes: NDArray[np.uint32] = red * np.uint32(1 << 16) + green * np.uint32(1 << 8) + blue
+    return codes
 
 
 def _numbers(path: Path, key: str, values: Any, classes: int) -> tuple[int, ...]:

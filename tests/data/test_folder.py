@@ -223,3 +223,103 @@ def test_fault_47_reading_writes_nothing_into_the_data_folder(folder_root: Path)
     assert state() == before
     for folder in folders:
         os.chmod(folder, 0o755)
+
+
+def in_colours(root: Path, colours: dict[int, tuple[int, int, int]], mode: str = "RGB") -> None:
+    """Writes the masks of a folder anew, in colours, pixel by pixel."""
+    for path in sorted((root / "labels").rglob("*.png")):
+        ids = np.array(Image.open(path))
+        picture = Image.new("RGB", (ids.shape[1], ids.shape[0]))
+        picture.putdata([colours[value] for value in ids.ravel().tolist()])
+        picture.convert(mode).save(path)
+
+
+@pytest.mark.fault(36)
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_fault_36_masks_in_the_colours_of_the_list_of_classes_are_read(
+    folder_root: Path, two_objects: np.ndarray, mode: str
+) -> None:
+    in_colours(folder_root, {0: (0, 0, 0), 1: (255, 0, 1), 2: (1, 0, 255), 255: (224, 224, 192)}, mode)
+    with pytest.raises(DataError, match=r"mode RGBA?, .*each class's colour into classes\.txt \(NAME R G B\)"):
+        Folder(folder_root)[0]
+    (folder_root / "classes.txt").write_text("background 0 0 0\ncat 255 0 1\ndog 1 0 255\nignored 224 224 192\n")
+    data = Folder(folder_root)
+    assert (data.classes, data.palette.tolist()) == (
+        ("background", "cat", "dog"),
+        [[0, 0, 0], [255, 0, 1], [1, 0, 255]],
+    )
+    np.testing.assert_array_equal(data[0].label, two_objects)
+
+
+@pytest.mark.fault(36)
+def test_fault_36_a_colour_of_no_class_is_refused_by_file_colour_and_count(folder_root: Path) -> None:
+    in_colours(folder_root, {0: (0, 0, 0), 1: (255, 0, 0), 2: (0, 0, 255), 255: (9, 8, 7)})
+    (folder_root / "classes.txt").write_text("background 0 0 0\ncat 255 0 0\ndog 0 0 255\n")
+    with pytest.raises(
+        DataError, match=r"train_0\.png: 40 pixels have the colour 9 8 7, expected one of the 3 colours"
+    ):
+        Folder(folder_root)[0]
+
+
+@pytest.mark.fault(41)
+@pytest.mark.parametrize("other", ["train_1_mask.png", "gt_train_1.png", "city/train_1.png"])
+def test_fault_41_a_mask_of_another_name_is_told_beside_the_one_that_is_expected(folder_root: Path, other: str) -> None:
+    labels = folder_root / "labels" / "train"
+    (labels / other).parent.mkdir(exist_ok=True)
+    (labels / "train_1.png").rename(labels / other)
+    data = Folder(folder_root)
+    with pytest.raises(
+        DataError, match=rf"train_1\.png: no such file, but there is {other}; a mask has the name of its"
+    ):
+        data[1]
+    assert not data.left_out()
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".BMP"])
+def test_masks_may_have_any_format_that_keeps_values(folder_root: Path, two_objects: np.ndarray, suffix: str) -> None:
+    path = folder_root / "labels" / "train" / "train_1.png"
+    path.unlink()
+    Image.fromarray(two_objects).save(path.with_suffix(suffix))
+    np.testing.assert_array_equal(Folder(folder_root)[1].label, two_objects)
+
+
+@pytest.mark.fault(36)
+def test_fault_36_a_mask_as_jpeg_is_refused_for_what_it_is(folder_root: Path, two_objects: np.ndarray) -> None:
+    path = folder_root / "labels" / "train" / "train_1.png"
+    path.unlink()
+    Image.fromarray(two_objects).convert("RGB").save(path.with_suffix(".jpg"))
+    with pytest.raises(DataError, match=r"train_1\.jpg: a mask in JPEG, which may change values; save masks as PNG"):
+        Folder(folder_root)[1]
+
+
+def test_hidden_files_and_folders_are_no_images(folder_root: Path) -> None:
+    train = folder_root / "images" / "train"
+    (train / ".ipynb_checkpoints").mkdir()
+    shutil.copy(train / "train_0.png", train / ".ipynb_checkpoints" / "train_0-checkpoint.png")
+    for folder in (train, folder_root / "labels" / "train"):
+        (folder / "._train_0.png").write_bytes(b"\0\5\26\7")
+    data = Folder(folder_root)
+    assert len(data) == 6
+    assert not data.left_out()
+
+
+@pytest.mark.fault(47)
+def test_fault_47_names_that_macos_wrote_fit_those_of_others(folder_root: Path) -> None:
+    (folder_root / "images/train/train_0.png").rename(folder_root / "images/train/gr\u00fcn.png")
+    (folder_root / "labels/train/train_0.png").rename(folder_root / "labels/train/gru\u0308n.png")
+    data = Folder(folder_root)
+    assert data[data.names.index("gr\u00fcn")].label.shape == (30, 40)
+
+
+@pytest.mark.fault(41)
+def test_fault_41_a_list_of_file_names_is_refused_with_the_id(folder_root: Path) -> None:
+    (folder_root / "train.txt").write_text("train_0.png\ntrain_1.png\n")
+    with pytest.raises(DataError, match=r"train\.txt: 'train_0\.png' is the name of a file; .* such as train_0"):
+        Folder(folder_root)
+
+
+@pytest.mark.fault(40)
+def test_fault_40_masks_under_another_name_than_labels_are_told_with_what_is_there(folder_root: Path) -> None:
+    (folder_root / "labels").rename(folder_root / "masks")
+    with pytest.raises(DataError, match=r"no folder labels/train in .*; there are images, masks in .*train\.txt"):
+        Folder(folder_root)
