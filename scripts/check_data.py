@@ -9,6 +9,7 @@ def main(config: DictConfig) -> None:
     from build import build, check
 
     from seg.data.check import check as check_data
+    from seg.data.check import counted
     from seg.engine.progress import Progress
     from seg.errors import DataError
 
@@ -21,7 +22,7 @@ def main(config: DictConfig) -> None:
         print(report)
         problems += len(report.problems)
     if problems:
-        raise DataError(f"{problems} problems in {data.name}; they are listed above")
+        raise DataError(f"{counted(problems, 'problem')} in {data.name}, listed above")
 
 
 if __name__ == "__main__":
