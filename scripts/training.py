@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from run import CONFIG, comparable, digest_of, label_of, names_of, save_config
 from torch import nn
 
+from seg.alarms import absent_classes
 from seg.analysis import offset_statistics
 from seg.data import train_loader
 from seg.data.loader import EpochBatches
@@ -140,7 +141,9 @@ def _train_in(folder: RunFolder, config: DictConfig, runtime: Runtime, ranks: Ra
     )
     save_config(folder, config)
     if config.evaluate:
-        evaluate_run(folder, config, model=evaluated, runtime=runtime, ranks=ranks)
+        result = evaluate_run(folder, config, model=evaluated, runtime=runtime, ranks=ranks)
+        if ranks.first and (absent := absent_classes(result["iou"])):
+            print(f"note: {absent}", flush=True)
 
 
 def batches_of(config: DictConfig, data: Any, ranks: Ranks, runtime: Runtime) -> EpochBatches:

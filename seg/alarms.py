@@ -1,4 +1,5 @@
-"""Offsets that explode, as the records of a training show them: said while it runs, and by its report."""
+"""What the records of a run show to be wrong, said while it runs and by its report: offsets that explode, classes that
+its mIoU is not over."""
 
 from __future__ import annotations
 
@@ -24,6 +25,16 @@ def exploded(training: Sequence[Mapping[str, Any]]) -> dict[str, str]:
                 numbers = f"mean {_text(values.get('mean'))}, largest {_text(values.get('max'))} cells"
                 found[name] = f"the offsets of {name} explode: {numbers} at step {row.get('step')}"
     return found
+
+
+def absent_classes(iou: Mapping[str, float | None]) -> str | None:
+    """What to say beside an mIoU that some classes are not in; None where all are."""
+    absent = [name for name, value in iou.items() if value is None]
+    if not absent:
+        return None
+    counted = len(iou) - len(absent)
+    alone = " (of one class alone it says nothing; look at the data with check_data.py)" if counted == 1 else ""
+    return f"mIoU is over {counted} of {len(iou)} classes; neither labelled nor predicted: {', '.join(absent)}{alone}"
 
 
 def _beyond(values: Mapping[str, Any]) -> bool:

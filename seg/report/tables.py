@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from seg.alarms import absent_classes
 from seg.report import paper
 from seg.report.results import SIZES, Run
 from seg.report.statistics import Difference, Mean
@@ -41,10 +42,9 @@ def evaluation_table(run: Run) -> str:
     parts = [comparison_table([run])]
     for variant in gather([run]) if run.result else ():
         classes = by_class([variant])
+        if absent := absent_classes({name: cell.value for name, (cell,) in classes.rows}):
+            parts.append(absent)
         parts.append(as_text(classes))
-        if absent := [name for name, (cell,) in classes.rows if cell.value is None]:
-            counted, of = len(classes.rows) - len(absent), len(classes.rows)
-            parts.append(f"mIoU is over {counted} of {of} classes; neither labelled nor predicted: {', '.join(absent)}")
         if variant.layers:
             parts.append("effective dilation (cells)\n" + as_text(dilation(variant)))
     return "\n\n".join(parts)
