@@ -4,7 +4,8 @@ import itertools
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,15 +39,14 @@ class Unlabelled:
 
     name, split = "images", "predict"
 
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
-        self.names = [path.stem for path in paths]
+    def __init__(self, paths: Sequence[Path], names: Sequence[str] | None = None) -> None:
+        self.paths, self.names = paths, list(names or (path.stem for path in paths))
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __iter__(self) -> Iterator["Unlabelled"]:
-        return (Unlabelled([path]) for path in self.paths)
+        return (Unlabelled([path], [name]) for path, name in zip(self.paths, self.names, strict=True))
 
     def __getitem__(self, index: int) -> Sample:
         image = self.read(index)
@@ -90,8 +90,7 @@ def predict(config: DictConfig, source: Path, output: Path, opacity: float, arch
 
     archive: "voc" or "cityscapes" for a file that the server of that name takes, beside the folders
     """
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"output={output} is a file; give a folder, which is made where there is none")
+    _require_apart(source, output)
     runtime, state = build(config.runtime), newest_state(RunFolder(config.run))
     _check_archive(archive, tuple(state["config"]["classes"]))
     model = runtime.place(trained_model(state, config)).eval()
@@ -117,38 +116,54 @@ def predict(config: DictConfig, source: Path, output: Path, opacity: float, arch
     if bad:
         raise DataError("\n".join([f"{len(bad)} of {len(images.names)} images could not be labelled:", *bad]))
     if archive is not None:
+        _require_unlike([Path(name).name for name in good], f"archive={archive}")
         write_archive(output, archive, good)
     return len(good)
 
 
+def _require_apart(source: Path, output: Path) -> None:
+    """Raises ConfigError for an output that is a file, where results would lie among the images, or among masks."""
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"output={output} is a file; give a folder, which is made where there is none")
+    if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(f"output={output} lies in input={source}, among the images; give a folder elsewhere")
+    if (output / "labels").exists() and not (output / "ids").exists():
+        raise ConfigError(f"{output / 'labels'} is there already, and not of predict.py; give output=FOLDER elsewhere")
+
+
 def open_source(source: Path) -> Unlabelled | Video:
-    """The image itself, the frames of a video, the images of a list, or those in a folder, sorted."""
+    """The image itself, the frames of a video, the images of a list, or those in a folder and the folders in it."""
     if source.is_file() and source.suffix == ".txt":
-        return Unlabelled(_unlike_in_name([Path(line) for line in read_ids(source, of_files=True)], source))
+        return Unlabelled(_listed(source))
     if source.is_file():
         return Video(source) if source.suffix.lower() in VIDEOS else Unlabelled([source])
-    return Unlabelled(find_images(source))
-
-
-def find_images(source: Path) -> list[Path]:
-    """The images directly in a folder, by name; where there are none those in its folders, as Cityscapes has them."""
     if not source.is_dir():
         raise DataError(f"input={source}: no such file or folder")
-    found = [path for path in source.iterdir() if path.suffix.lower() in SUFFIXES]
-    found = sorted(found or images_in(source).values(), key=lambda path: (path.stem, path))
+    found = images_in(source)
     if not found:
         raise DataError(f"input={source}: no image in it ({', '.join(SUFFIXES)})")
-    return _unlike_in_name(found, source)
+    return Unlabelled([*found.values()], [*found])
 
 
-def _unlike_in_name(paths: list[Path], source: Path) -> list[Path]:
-    """The paths; raises DataError where two results would have one name."""
-    seen: set[str] = set()
-    for path in paths:
-        if path.stem in seen:
-            raise DataError(f"input={source}: several images are called {path.stem}; their results would collide")
-        seen.add(path.stem)
+def _listed(source: Path) -> list[Path]:
+    """The images of a list; results have their names alone. Paths are from here, or from the list's own folder."""
+    lines = read_ids(source, of_files=True)
+    places = [(Path(line), source.parent / line) for line in lines]
+    paths = [beside if beside.is_file() and not here.is_file() else here for here, beside in places]
+    if not any(path.is_file() for path in paths):
+        raise DataError(
+            f"input={source}: no line of it is a file; the first is {lines[0]!r}. A list has the paths of images, from "
+            "here or from its folder; of ids, sed 's|.*|FOLDER/&.jpg|' IDS.txt makes one"
+        )
+    _require_unlike([path.stem for path in paths], f"input={source}")
     return paths
+
+
+def _require_unlike(names: Sequence[str], where: str) -> None:
+    """Raises DataError where two results would have one name."""
+    repeated = next((name for name, count in Counter(names).items() if count > 1), None)
+    if repeated is not None:
+        raise DataError(f"{where}: several images are called {repeated}; their results would collide")
 
 
 def write(output: Path, name: str, image: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: float) -> None:
@@ -160,8 +175,9 @@ def write(output: Path, name: str, image: np.ndarray, label: np.ndarray, palette
         "overlays": Image.fromarray(overlay.round().astype(np.uint8)),
     }
     for kind, picture in pictures.items():
-        (output / kind).mkdir(parents=True, exist_ok=True)
-        with replacing(output / kind / f"{name}.png", "wb") as file:
+        path = output / kind / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, "wb") as file:
             picture.save(file, "PNG")
 
 
@@ -171,17 +187,18 @@ def write_archive(output: Path, kind: str, names: list[str]) -> Path:
         path = output / "voc.tgz"
         with replacing(path, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as tar:
             for name in names:
-                tar.add(output / "labels" / f"{name}.png", f"{VOC_FOLDER}/{name}.png")
+                tar.add(output / "labels" / f"{name}.png", f"{VOC_FOLDER}/{Path(name).name}.png")
         return path
-    path, folder = output / "cityscapes.zip", output / "label_ids"
+    whole_path, folder = output / "cityscapes.zip", output / "label_ids"
     folder.mkdir(exist_ok=True)
-    with replacing(path, "wb") as whole, zipfile.ZipFile(whole, "w") as archive:
+    with replacing(whole_path, "wb") as whole, zipfile.ZipFile(whole, "w") as archive:
         for name in names:
             ids = to_label_ids(np.array(Image.open(output / "ids" / f"{name}.png")))
-            with replacing(folder / f"{name}.png", "wb") as file:
+            path = folder / f"{Path(name).name}.png"
+            with replacing(path, "wb") as file:
                 Image.fromarray(ids).save(file, "PNG")
-            archive.write(folder / f"{name}.png", f"{name}.png")
-    return path
+            archive.write(path, path.name)
+    return whole_path
 
 
 def _check_archive(archive: str | None, classes: tuple[str, ...]) -> None:

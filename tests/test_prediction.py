@@ -140,7 +140,7 @@ def test_the_voc_archive_has_the_servers_folders(tmp_path: Path) -> None:
 def test_an_archive_for_other_classes_is_refused(config: DictConfig, tmp_path: Path) -> None:
     for archive, words in (("voc", "needs a net trained on that data set's classes"), ("zip", "choose from voc, city")):
         with pytest.raises(ConfigError, match=words):
-            predict(config, tmp_path, tmp_path, 0.5, archive)
+            predict(config, tmp_path / "in", tmp_path / "out", 0.5, archive)
 
 
 def test_a_file_in_the_place_of_the_output_folder_is_named(config: DictConfig, video: Path) -> None:
@@ -172,3 +172,52 @@ def test_a_file_that_is_no_video_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"not a video")
     with pytest.raises(DataError, match=r"bad.mp4: no frame of it can be read as a video"):
         open_source(tmp_path / "bad.mp4")
+
+
+def images_at(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((20, 24, 3), np.uint8)).save(folder / name)
+    return folder
+
+
+def test_a_folder_is_walked_with_its_folders_and_results_lie_as_the_images(config: DictConfig, tmp_path: Path) -> None:
+    photos = images_at(tmp_path / "photos", "a.png", "monday/a.jpg", "monday/early/b.png", ".cache/c.png")
+    assert predict(config, photos, tmp_path / "out", 0.5) == 3
+    for kind in ("ids", "labels", "overlays"):
+        folder = tmp_path / "out" / kind
+        assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")} == {
+            "a.png",
+            "monday/a.png",
+            "monday/early/b.png",
+        }
+
+
+def test_results_never_lie_among_the_images(config: DictConfig, tmp_path: Path) -> None:
+    photos = images_at(tmp_path / "photos", "a.png")
+    for output in (photos, photos / "out"):
+        with pytest.raises(ConfigError, match=r"lies in input=.*, among the images; give a folder elsewhere"):
+            predict(config, photos, output, 0.5)
+    assert [path.name for path in photos.rglob("*")] == ["a.png"]
+
+
+def test_masks_of_ones_own_are_never_overwritten(config: DictConfig, tmp_path: Path) -> None:
+    images_at(tmp_path, "images/a.png", "labels/a.png")
+    before = (tmp_path / "labels" / "a.png").read_bytes()
+    with pytest.raises(ConfigError, match=r"labels is there already, and not of predict\.py"):
+        predict(config, tmp_path / "images", tmp_path, 0.5)
+    assert (tmp_path / "labels" / "a.png").read_bytes() == before
+    assert predict(config, tmp_path / "images", tmp_path / "out", 0.5) == 1
+    assert predict(config, tmp_path / "images", tmp_path / "out", 0.5) == 1, "its own results may be written again"
+
+
+def test_the_paths_of_a_list_may_begin_at_its_folder(config: DictConfig, tmp_path: Path) -> None:
+    images_at(tmp_path, "images/a.png")
+    (tmp_path / "list.txt").write_text("images/a.png\n")
+    assert predict(config, tmp_path / "list.txt", tmp_path / "out", 0.5) == 1
+
+
+def test_a_list_of_ids_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text("2007_000033\n2007_000042\n")
+    with pytest.raises(DataError, match=r"no line of it is a file; the first is '2007_000033'\. .* sed "):
+        open_source(tmp_path / "val.txt")
