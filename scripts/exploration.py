@@ -62,7 +62,7 @@ def explore(configs: Sequence[DictConfig], wanted: Any) -> str:
 
 
 def parts_apart(folders: Sequence[str]) -> list[list[str]]:
-    """Of each folder the overrides, such as seed=0, that its name alone has; of folders of one name the path's parts."""
+    """Of each folder the overrides, such as seed=0, that its name alone has; of one name, the paths' parts."""
     names = [Path(folder).name for folder in folders]
     told = [re.split("[/,]", text) for text in (names if len(set(names)) == len(names) else folders)]
     return [[part for part in parts if not all(part in other for other in told)] for parts in told]
