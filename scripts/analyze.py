@@ -12,6 +12,7 @@ def main(config: DictConfig) -> None:
     from run import load_config
 
     from seg.alarms import exploded
+    from seg.counts import counted
     from seg.engine import RunFolder
     from seg.errors import ConfigError
 
@@ -21,7 +22,7 @@ def main(config: DictConfig) -> None:
     count = analyze(load_config(config.run, config), config, output)
     for alarm in exploded(RunFolder(config.run).read_metrics()).values():
         print(f"alarm: {alarm}")
-    print(f"{count} units in {output}: overview.png, and each picture by itself")
+    print(f"{counted(count, 'unit')} in {output}: overview.png, and each picture by itself")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from omegaconf import DictConfig
 def main(config: DictConfig) -> None:
     from build import build, check
 
+    from seg.counts import counted
     from seg.data.check import check as check_data
-    from seg.data.check import counted
     from seg.engine.progress import Progress
     from seg.errors import DataError
 

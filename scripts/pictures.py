@@ -25,6 +25,7 @@ from seg.analysis import (
 )
 from seg.analysis.receptive_field import node_map
 from seg.analysis.sampling import nearest_cell
+from seg.counts import counted
 from seg.data import SIZES, one_batch, size_class
 from seg.data.sample import Batch
 from seg.engine.checkpoint import write_text
@@ -88,7 +89,7 @@ def _pictures(net: Trained, batch: Batch, image: np.ndarray, at: Pixel, config: 
     cell = nearest_cell(layers[-1], at)
     unit = _centre(layers[-1], cell)
     found = {
-        f"{level} layer{'s' * (level > 1)}": tiles.points(image, points.numpy(), unit)
+        counted(level, "layer"): tiles.points(image, points.numpy(), unit)
         for level, points in sampling_points(layers[-LEVELS:], at).items()
     }
     located = effective_sampling_locations(net.model, pixels, cell, node=config.node).values()

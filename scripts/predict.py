@@ -17,7 +17,7 @@ def main(config: DictConfig) -> None:
     from prediction import predict
     from run import load_config
 
-    from seg.data.check import counted
+    from seg.counts import counted
     from seg.errors import ConfigError
 
     for key in ("run", "input", "output"):

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from run import make_folder, newest_state, trained_model
 
+from seg.counts import counted
 from seg.data import Sample, one_batch
 from seg.data.cityscapes import CITYSCAPES_CLASSES, to_label_ids
 from seg.data.files import SUFFIXES, images_in, read_ids
@@ -112,9 +113,11 @@ def predict(config: DictConfig, source: Path, output: Path, opacity: float, arch
                 bad.append(str(error))
             progress.update(len(good) + len(bad))
     if (found := len(good) + len(bad)) < len(images.names):
-        print(f"note: {source} says that it has {len(images.names)} frames; {found} could be read", file=sys.stderr)
+        frames = counted(len(images.names), "frame")
+        print(f"note: {source} says that it has {frames}; {found} could be read", file=sys.stderr)
     if bad:
-        raise DataError("\n".join([f"{len(bad)} of {len(images.names)} images could not be labelled:", *bad]))
+        of_all = counted(len(images.names), "image")
+        raise DataError("\n".join([f"{len(bad)} of {of_all} could not be labelled:", *bad]))
     if archive is not None:
         _require_unlike([Path(name).name for name in good], f"archive={archive}")
         write_archive(output, archive, good)

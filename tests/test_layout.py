@@ -14,14 +14,15 @@ SEG = ROOT / "seg"
 MAY_IMPORT = {
     "errors": set(),
     "alarms": set(),
+    "counts": set(),
     "sizes": set(),
     "ops": {"errors"},
     "metrics": {"errors", "ops"},
-    "models": {"errors", "ops"},
-    "data": {"errors", "sizes"},
-    "engine": {"errors", "alarms", "sizes", "metrics", "data"},
+    "models": {"errors", "counts", "ops"},
+    "data": {"errors", "counts", "sizes"},
+    "engine": {"errors", "alarms", "counts", "sizes", "metrics", "data"},
     "analysis": {"errors", "sizes", "ops", "models", "metrics"},
-    "report": {"errors", "alarms"},
+    "report": {"errors", "alarms", "counts"},
 }
 BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "registry", "misc"}
 

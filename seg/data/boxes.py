@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seg.counts import counted
 from seg.data.labels import BACKGROUND
 from seg.data.object_size import boxes
 from seg.data.order import OrderedBatches, ShuffledBatches
@@ -95,8 +96,8 @@ class BoxLoader:
         self.indices = [i for i in range(len(dataset)) if len(self.boxes(dataset[i])[0])]
         if len(self.indices) < batch_size:
             raise ConfigError(
-                f"{dataset.name} {dataset.split} has {len(self.indices)} images with objects of {smallest} px or more, "
-                f"batch_size={batch_size} takes more: lower batch_size"
+                f"{dataset.name} {dataset.split} has {counted(len(self.indices), 'image')} with objects of {smallest} "
+                f"px or more, batch_size={batch_size} takes more: lower batch_size"
             )
 
     def __len__(self) -> int:

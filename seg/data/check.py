@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from seg.counts import counted
 from seg.data.images import encoding
 from seg.data.object_size import box_size, boxes
 from seg.data.sample import IGNORE, Dataset, Sample
@@ -74,9 +75,9 @@ class Report:
         low, high = self.thresholds
         sizes = ", ".join(f"{self.objects[size]} {size}" for size in SIZES[:3])
         shapes = ", ".join(f"{count} of {w}x{h}" for (h, w), count in self.shapes.most_common(4))
-        more = f" and {len(self.shapes) - 4} other sizes" if len(self.shapes) > 4 else ""
+        more = f" and {counted(len(self.shapes) - 4, 'other size')}" if len(self.shapes) > 4 else ""
         return [
-            f"{self.name} {self.split}: {counted(self.images, 'image')}, {len(self.classes)} classes",
+            f"{self.name} {self.split}: {counted(self.images, 'image')}, {counted(len(self.classes), 'class')}",
             *(f"  {kind}: {counted(count, 'file')}" for kind, count in sorted(self.encodings.items())),
             f"  sizes: {shapes or 'none'}{more}",
             f"  objects by {self.object_source}: {sizes} (square root of the box's area under {low:g} px, up to "
@@ -87,12 +88,15 @@ class Report:
         total = max(int(self.pixels.sum()), 1)
         width = max(len(name) for name in (*self.classes, "ignored"))
         rows = [
-            f"  {number:>3}  {name:<{width}}  {self.pixels[number] / total:>8.3%}  "
-            f"{self.images_with[number]:>6} image{'s' if self.images_with[number] != 1 else ''}"
+            f"  {number:>3}  {name:<{width}}  {self.pixels[number] / total:>8.3%}  {self.images_with[number]:>6}"
             for number, name in enumerate(self.classes)
         ]
         share = f"{self.ignored_share:>8.3%} of all pixels"
-        return ["  share of the labelled pixels", *rows, f"       {'ignored':<{width}}  {share}"]
+        return [
+            "  share of the labelled pixels, and images that have the class",
+            *rows,
+            f"       {'ignored':<{width}}  {share}",
+        ]
 
     @property
     def ignored_share(self) -> float:
@@ -131,11 +135,6 @@ class Report:
                 yield f"and {len(rest)} more like it: " + (
                     f"all of {self.split}" if len(texts) == self.images else ", ".join(rest)
                 )
-
-
-def counted(number: int, noun: str) -> str:
-    """1 file, 2 files."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _kind(text: str, name: str) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
+from seg.counts import counted
 from seg.data.object_size import object_size
 from seg.data.order import Key, OrderedBatches, ShuffledBatches
 from seg.data.sample import Batch, Dataset, Sample
@@ -165,10 +166,8 @@ class Batches:
             if self._options.on_bad_sample == "raise":
                 raise DataError(problem)
             if len(self.skipped) > self._options.skip_limit:
-                named = "\n  ".join(self.skipped)
-                raise DataError(
-                    f"{len(self.skipped)} bad samples, data.skip_limit is {self._options.skip_limit}:\n  {named}"
-                )
+                bad, named = counted(len(self.skipped), "bad sample"), "\n  ".join(self.skipped)
+                raise DataError(f"{bad}, data.skip_limit is {self._options.skip_limit}:\n  {named}")
 
 
 def _tell_of_deaths_here_alone(loaded: Any) -> None:
@@ -243,8 +242,8 @@ def train_loader(
     if len(dataset) < batch_size * world:
         ranks = f" on each of {world} ranks" if world > 1 else ""
         raise ConfigError(
-            f"{dataset.name} {dataset.split} has {len(dataset)} images, batch_size={batch_size}{ranks} takes more: "
-            "lower batch_size"
+            f"{dataset.name} {dataset.split} has {counted(len(dataset), 'image')}, batch_size={batch_size}{ranks} "
+            "takes more: lower batch_size"
         )
     options = Reading(workers, on_bad_sample, skip_limit, pin_memory)
     # one more bad sample than skip_limit ends the run, so more replacements are never needed

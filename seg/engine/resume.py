@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from seg.counts import counted
 from seg.engine import checkpoint
 from seg.engine.ranks import Ranks
 from seg.engine.run_folder import RunFolder
@@ -102,8 +103,8 @@ def restore_random_state(states: list[dict[str, Any]] | dict[str, Any], ranks: R
         states = [states]
     if len(states) != ranks.world:
         print(
-            f"the checkpoint was written by {len(states)} processes and goes on with {ranks.world}: the same batches, "
-            "but sums are rounded and dropout is drawn differently, so the run is not the same bit for bit",
+            f"the checkpoint was written by {counted(len(states), 'process')} and goes on with {ranks.world}: the same "
+            "batches, but sums are rounded and dropout is drawn differently, so the run is not the same bit for bit",
             flush=True,
         )
         return

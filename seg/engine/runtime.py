@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from seg.counts import counted
 from seg.errors import ConfigError, Preempted
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -115,7 +116,7 @@ class Runtime:
     def describe(self) -> str:
         """What the numbers were computed on: "AMD EPYC, 2 threads, fp32"; says so of bf16 where "auto" keeps off it."""
         count = torch.get_num_threads()
-        threads = f", {count} thread{'' if count == 1 else 's'}" if self.device.type == "cpu" else ""
+        threads = f", {counted(count, 'thread')}" if self.device.type == "cpu" else ""
         against = self.precision == "bf16" != _fastest_precision(self.device)
         note = " (runtime.precision=auto is fp32 here)" if against else ""
         return f"{device_name(self.device)}{threads}, {self.precision}{note}"

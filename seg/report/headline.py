@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from seg.alarms import exploded
+from seg.counts import counted
 from seg.report.results import SIZES, Run
 from seg.report.settings import passed_over, said, some_lack
 from seg.report.statistics import Difference
@@ -83,11 +84,11 @@ def notes(runs: Sequence[Run], variants: Sequence[Variant]) -> list[str]:
         found.append("One seed each: a difference between single seeds includes the luck of the draw.")
     left_out = [run for run in runs if run.result is None]
     if left_out:
-        found.append(f"{len(left_out)} of {len(runs)} runs have no number that counts; they are listed under Runs.")
+        found.append(f"No number that counts: {len(left_out)} of {counted(len(runs), 'run')}, listed under Runs.")
     found += [*_other_settings(variants), *_other_weights(variants)]
     for run in runs:
         alarms = list(exploded(run.training).values())
-        more = f" (and of {len(alarms) - 1} more layers)" if len(alarms) > 1 else ""
+        more = f" (and of {counted(len(alarms) - 1, 'more layer')})" if len(alarms) > 1 else ""
         found += [f"{run.variant}, seed {run.seed}: {alarm}{more}." for alarm in alarms[:1]]
         if bad := {str(row.get("problem")) for row in run.training if row.get("kind") == "bad_sample"}:
             first = min(bad) + (f" (and {len(bad) - 1} more)" if len(bad) > 1 else "")
