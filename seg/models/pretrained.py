@@ -1,6 +1,7 @@
 """Trained weights from a local file, whole or partial, or torchvision's by name; and what of them was not used."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +9,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from seg.counts import counted
 from seg.errors import ConfigError, DataError
 from seg.models.mxnet_params import read_params
 from seg.models.names import canonical
 
-TORCHVISION = {f"{name}-imagenet": name for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")}
+TORCHVISION = {f"{name}-imagenet": name for name in ("resnet18", "resnet50", "resnet101")}  # those that we have
+# blocks of each stage of the trunks that there are; all but the 18's are of three layers
+DEPTHS = {"tiny": (1, 1, 1, 3), "resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 # how training code of various projects wraps a state dict
 WRAPPERS = ("state_dict", "model_state_dict", "average", "model")  # an average of ours is what was evaluated
 # counters of batch normalisation: no weights, and absent from most files
@@ -37,7 +41,7 @@ class Report:
     scale: float | None = None
 
     def __str__(self) -> str:
-        parts = [f"{self.source}: {len(self.loaded)} tensors loaded"]
+        parts = [f"{self.source}: {counted(len(self.loaded), 'tensor')} loaded"]
         for word, names in (("missing", self.missing), ("unused", self.unused)):
             if names:
                 parts.append(f"{len(names)} {word}: {', '.join(names)}")
@@ -72,7 +76,11 @@ def load_weights(
     if not matched:
         raise DataError(f"{source} has none of the model's weights; it has {_some(found)}, the model {_some(state)}")
     for target, name in matched.items():
-        _check_shape(source, target, state[target], name, found[name])
+        if state[target].shape != found[name].shape:
+            raise DataError(
+                f"{source}: {name} is {list(found[name].shape)}, but the model's {target} is "
+                f"{list(state[target].shape)}; {_other_trunk(found, state)}"
+            )
     missing = tuple(name for name in state if name not in matched and not name.endswith(COUNTER))
     unused = tuple(name for name in found if name not in matched.values() and not name.endswith(COUNTER))
     if strict and (missing or unused):
@@ -152,12 +160,25 @@ def _scale(found: dict[str, Tensor]) -> float | None:
     return float((ratio[ratio.isfinite()].median() / 2).sqrt())
 
 
-def _check_shape(source: str | Path, target: str, want: Tensor, name: str, have: Tensor) -> None:
-    if want.shape != have.shape:
-        raise DataError(
-            f"{source}: {name} is {list(have.shape)}, but the model's {target} is {list(want.shape)}; "
-            f"is it the same architecture? skip={[target]} leaves it out"
-        )
+def _other_trunk(found: Iterable[str], state: Iterable[str]) -> str:
+    """The way out where shapes differ: the trunk that the file is of, as far as its names tell it."""
+    name = _smallest_trunk(found)
+    if name is None or name == _smallest_trunk(state):
+        return "it is of another net: choose the trunk that it was made with, or another file"
+    return f"it looks like a {name}'s: choose trunk={name}, or another file"
+
+
+def _smallest_trunk(names: Iterable[str]) -> str | None:
+    """The smallest of our trunks that has all blocks that are named, of their kind; None where there is none."""
+    known = [canonical(name) for name in names]
+    blocks = {(int(m[1]), int(m[2])) for name in known if (m := re.match(r"layer([1-4])\.(\d+)\.", name))}
+    of_three = any(".conv3." in name for name in known)
+    fitting = (
+        name
+        for name, depths in DEPTHS.items()
+        if (name != "resnet18") == of_three and all(number < depths[stage - 1] for stage, number in blocks)
+    )
+    return next(fitting, None) if blocks else None
 
 
 def _some(names: object) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from seg.errors import ConfigError
 from seg.models.block import Basic, Bottleneck, FrozenNorm, Maker, NarrowBottleneck, Residual, Step, plain
 from seg.models.conv import Cells, check_whole, dilate
-from seg.models.pretrained import load_weights
+from seg.models.pretrained import DEPTHS, load_weights
 
 Conv = Callable[..., nn.Module]
 Block = type[Basic] | type[Bottleneck]
@@ -214,7 +214,7 @@ def tiny(conv: Conv, *, output_stride: int = 8, weights: str | Path | None = Non
     """
     arguments = {
         "block": NarrowBottleneck,
-        "depths": (1, 1, 1, 3),
+        "depths": DEPTHS["tiny"],
         "widths": (16, 32, 64, 64),
         "stem_width": 32,
         "stem_kernel": 3,
@@ -229,14 +229,14 @@ def resnet18(conv: Conv, *, weights: str | Path | None = None, download: bool = 
 
     Arguments as in `ResNet`; weights, download: as in `load_weights`, e.g. "resnet18-imagenet" with download=True.
     """
-    return _trunk(conv, weights, download, block=Basic, depths=(2, 2, 2, 2), **arguments)
+    return _trunk(conv, weights, download, block=Basic, depths=DEPTHS["resnet18"], **arguments)
 
 
 def resnet50(conv: Conv, *, weights: str | Path | None = None, download: bool = False, **arguments: Any) -> ResNet:
     """ResNet-50, 16 3x3 layers, 2048 channels out; arguments as in `resnet18`."""
-    return _trunk(conv, weights, download, depths=(3, 4, 6, 3), **arguments)
+    return _trunk(conv, weights, download, depths=DEPTHS["resnet50"], **arguments)
 
 
 def resnet101(conv: Conv, *, weights: str | Path | None = None, download: bool = False, **arguments: Any) -> ResNet:
     """ResNet-101, 33 3x3 layers, 2048 channels out, the papers' trunk; arguments as in `resnet18`."""
-    return _trunk(conv, weights, download, depths=(3, 4, 23, 3), **arguments)
+    return _trunk(conv, weights, download, depths=DEPTHS["resnet101"], **arguments)
