@@ -10,9 +10,12 @@ from seg.ops import backend, cuda_path
 
 
 def main() -> int:
-    if sys.argv[1:]:
+    if not {"-h", "--help"}.isdisjoint(sys.argv):
         print(__doc__)
-        return 0 if sys.argv[1] in ("-h", "--help") else 2
+        return 0
+    if sys.argv[1:]:
+        print(f"error: {sys.argv[1]}: doctor.py takes no arguments; it looks at this machine alone", file=sys.stderr)
+        return 2
     devices = [torch.device("cpu"), *(torch.device("cuda", index) for index in range(torch.cuda.device_count()))]
     facts = {"commit": commit(), **versions(), "CUDA of torch": torch.version.cuda or "none"}
     for tool in ("g++", "clang++", "nvcc"):

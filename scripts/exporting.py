@@ -161,7 +161,9 @@ def require_onnx() -> None:
         try:
             found = version(package)
         except PackageNotFoundError:
-            raise ConfigError(f"format=onnx needs {package}: pip install 'deformable-deeplab[onnx]'") from None
+            raise ConfigError(
+                f"format=onnx needs {package}, which is not here; install it: scripts/setup.sh onnx"
+            ) from None
     if tuple(int(number) for number in re.findall(r"\d+", found)[:2]) < OLDEST_ONNXRUNTIME:
         raise ConfigError(
             f"onnxruntime {found} has no DeformConv on the CPU; 1.25 or later has: pip install -U 'onnxruntime>=1.25'"

@@ -118,8 +118,8 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise DataError(f"there is no checkpoint {path}") from error
     except Exception as error:
-        cause = (str(error).splitlines() or [type(error).__name__])[0][:200]  # of an empty file there is no message
-        raise DataError(f"{path} can't be read as a checkpoint: {cause}") from error
+        cause = f"{type(error).__name__} {error}".splitlines()[0][:200]  # of some there is hardly a message
+        raise DataError(f"{path} can't be read as a checkpoint ({cause}); give another one") from error
     if not isinstance(state, dict) or "model" not in state:
         raise DataError(f"{path} is no checkpoint of this toolkit: it has no entry 'model'")
     return state

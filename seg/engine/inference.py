@@ -30,8 +30,8 @@ class Inference:
         *,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
-        window: Sequence[int] | None = None,
-        stride: Sequence[int] | None = None,
+        window: tuple[int, int] | None = None,
+        stride: tuple[int, int] | None = None,
         output_stride: int | None = None,
     ) -> None:
         if not scales or min(scales) <= 0:

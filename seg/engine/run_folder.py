@@ -39,7 +39,8 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"can't make the run folder {self.path}: {error.strerror}") from error
+            cause = "it is a file" if self.path.is_file() else error.strerror
+            raise ConfigError(f"can't make the run folder {self.path}: {cause}; give another folder") from error
 
     def require_writable(self, key: str = "run") -> None:
         """Raises ConfigError where nothing can be written; `key` is the argument that names another folder."""

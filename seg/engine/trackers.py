@@ -162,5 +162,5 @@ def _require(module: str, *, package: str | None = None) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ConfigError(
-            f"logger={module} needs {package or module}: pip install 'deformable-deeplab[{module}]'"
+            f"logger={module} needs {package or module}, which is not here; install it: scripts/setup.sh {module}"
         ) from error
