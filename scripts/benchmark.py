@@ -10,6 +10,7 @@ from command import command
 from omegaconf import DictConfig, OmegaConf
 
 CHOICES = ("ops", "model", "metrics", "run", "scaling")
+TAKEN_BY = {"measures": ("ops", "model"), "shapes": ("ops",), "dataset": ("model",), "sides": ("scaling",)}
 
 
 @command("benchmark")
@@ -39,17 +40,20 @@ def main(config: DictConfig) -> None:
 
 def check(config: DictConfig) -> None:
     """Raises ConfigError for what can't be measured."""
+    import build
     import torch
 
     from seg.errors import ConfigError
     from seg.ops import backend
 
+    build.check(config)
     if config.get("output") and not str(config.output).endswith(".json"):
         raise ConfigError(f"output={config.output}: a file that ends in .json is written; a picture is put beside it")
     if config.what not in CHOICES:
         raise ConfigError(f"what is {config.what!r}; choose from {', '.join(CHOICES)}")
-    if config.threads < 1 or config.rounds < 1:
-        raise ConfigError(f"threads={config.threads} and rounds={config.rounds} have to be at least 1")
+    for key, takers in TAKEN_BY.items():
+        if config.get(key) is not None and config.what not in takers:
+            raise ConfigError(f"{key}={config[key]} is for {' and '.join(takers)}; benchmark.py {config.what} has none")
     if config.device not in ("cpu", "cuda") or (config.device == "cuda" and not torch.cuda.is_available()):
         raise ConfigError(f"device={config.device} is not here; choose cpu, or cuda where there is a GPU")
     if layers_on_gpu(config) and backend("cuda") != "compiled":
@@ -98,15 +102,16 @@ def cases(config: DictConfig):  # type: ignore[no-untyped-def]
     import contenders
     import costs
     import torch
+    from build import listed
 
-    measures = list(config.measures or [])
+    measures, shapes = listed(config.measures), listed(config.shapes)
     if layers_on_gpu(config):
         import gpu_contenders
 
         cache = torch.cuda.get_device_properties().L2_cache_size
-        return gpu_contenders.cases(list(config.shapes or []), measures, config.device, cache)
+        return gpu_contenders.cases(shapes, measures, config.device, cache)
     if config.what == "ops":
-        return contenders.operator_cases(list(config.shapes or []), measures, config.threads)
+        return contenders.operator_cases(shapes, measures, config.threads)
     if config.what == "model" and config.dataset is not None:
         return costs.cost_cases(config.dataset, measures, config.device)
     if config.what == "model":
@@ -169,6 +174,6 @@ def machine(device: str) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and sys.argv[1] in CHOICES:
+    if sys.argv[1:] and not {"-", "="} & set(sys.argv[1]):
         sys.argv[1] = f"what={sys.argv[1]}"
     main()

@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 @command("check_data")
 def main(config: DictConfig) -> None:
-    from build import build, check
+    from build import build, check, chosen
 
     from seg.counts import counted
     from seg.data.check import check as check_data
@@ -15,7 +15,7 @@ def main(config: DictConfig) -> None:
 
     check(config)
     problems = 0
-    for key in config.splits:
+    for key in chosen("splits", config.splits, ("train", "evaluate")):
         data = build(config.data[key])
         with Progress(len(data), what=f"reading {data.name} {data.split}") as progress:
             report = check_data(data, thresholds=tuple(config.data.thresholds), progress=progress.update)

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 import torch
 import torchvision
+from build import chosen
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import seg.models.conv
 from seg.engine import Runtime
 from seg.engine.runtime import round_alike
-from seg.errors import ConfigError
 from seg.metrics import Confusion
 from seg.models import DeepLab, Dilated, Head, Modulated, resnet101
 from seg.ops import deform_conv2d
@@ -187,17 +187,9 @@ MEASURES: dict[str, Callable[[Shape, int], Contenders]] = {
 
 def operator_cases(shapes: list[str], measures: list[str], threads: int) -> Iterator[Case]:
     """Every measure of every shape, on a CPU; gpu_contenders has a GPU's."""
-    for measure in known(measures or not_emulated(MEASURES, "cpu"), MEASURES, "measures"):
-        for shape in known(shapes, SHAPES, "shapes"):
+    for measure in chosen("measures", measures or not_emulated(MEASURES, "cpu"), MEASURES):
+        for shape in chosen("shapes", shapes or None, SHAPES):
             yield measure, shape, MEASURES[measure](SHAPES[shape], threads)
-
-
-def known(chosen: list[str], choices: Mapping[str, object], key: str) -> list[str]:
-    """What was chosen, or all; raises ConfigError for what there is not."""
-    for name in chosen or []:
-        if name not in choices:
-            raise ConfigError(f"{key} has {name!r}; choose from {', '.join(choices)}")
-    return chosen or list(choices)
 
 
 def not_emulated(measures: Iterable[str], device: str) -> list[str]:
@@ -263,7 +255,7 @@ def model_cases(size: list[int], measures: list[str], device: str) -> Iterator[C
         "train": lambda model: learn(model, image),
         "train bf16": lambda model: learn(model, image, torch.bfloat16),
     }
-    for measure in known(measures or not_emulated(runs, device), runs, "measures"):
+    for measure in chosen("measures", measures or not_emulated(runs, device), runs):
         contenders = {name: partial(runs[measure], model) for name, model in nets.items()}
         if not measure.endswith("bf16"):  # which torchvision's operator does not know
             theirs = {n: partial(on_torchvision, run) for n, run in contenders.items() if n != "dense"}

@@ -6,7 +6,8 @@ from functools import partial
 
 import numpy as np
 import torch
-from contenders import Case, known, learn
+from build import chosen
+from contenders import Case, learn
 from prediction import Frame
 from torch import Tensor, nn
 
@@ -83,10 +84,10 @@ def runs(dataset: str, runtime: Runtime) -> dict[str, tuple[tuple[int, int], Cal
 def cost_cases(dataset: str, measures: list[str], device: str) -> Iterator[Case]:
     """The forward pass, the whole run on an image, and a training step, in float32."""
     sizes = sizes_of(dataset)
-    chosen = known(measures, dict.fromkeys(MEASURES), "measures")
+    asked = chosen("measures", measures or None, MEASURES)
     runtime = Runtime(device=device, precision="fp32")
     models, done = nets(sizes.classes, runtime), runs(dataset, runtime)
-    for measure in chosen:
+    for measure in asked:
         (height, width), run = done[measure]
         yield measure, f"{dataset} {height}x{width}", {name: partial(run, model) for name, model in models.items()}
 

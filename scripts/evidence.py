@@ -11,10 +11,12 @@ from omegaconf import DictConfig
 def main(config: DictConfig) -> None:
     import os
 
+    from build import listed
+
     from seg.report import evidence, keeping, published
 
     results, folder = Path(config.results), Path(config.charts)
-    texts = {page: _read(page) for page in map(Path, config.pages)}
+    texts = {page: _read(page) for page in map(Path, listed(config.pages))}
     if config.name is not None:
         sweeps = _sweeps(config)
         document = evidence.evidence(sweeps, config.name, config.beside)

@@ -6,13 +6,14 @@ carries what normalising takes, and the classes; it is compared with the run's o
 """
 
 from command import command
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 
 @command("export")
 def main(config: DictConfig) -> None:
     from pathlib import Path
 
+    from build import check
     from exporting import FORMATS, export_run
     from run import load_config
 
@@ -20,12 +21,12 @@ def main(config: DictConfig) -> None:
 
     if config.run is None:
         raise ConfigError("run is missing; give the folder of a trained run as run=RUN_FOLDER")
+    check(config)
     if config.format not in FORMATS:
         raise ConfigError(f"format is {config.format!r}; choose from {', '.join(FORMATS)}")
     if config.opset < 19:
         raise ConfigError(f"opset is {config.opset}; deformable convolution is in ONNX from opset 19 on")
-    size = list(config.size) if OmegaConf.is_list(config.size) else []
-    if len(size) != 2 or not all(isinstance(side, int) and side >= 32 for side in size):
+    if min(config.size) < 32:
         raise ConfigError(f"size is {config.size}; expected [height, width] of 32 px or more")
     suffix = FORMATS[config.format]
     output = Path(config.output) if config.output else Path(config.run) / f"net{suffix}"

@@ -9,7 +9,8 @@ from functools import partial
 
 import torch
 import torchvision
-from contenders import Arguments, Case, Shape, arguments, known, under
+from build import chosen
+from contenders import Arguments, Case, Shape, arguments, under
 from torch import Tensor
 
 from seg.analysis.timing import Rotation, sets_beyond
@@ -57,8 +58,8 @@ def cases(
     raises: RunError where ours is not what torchvision computes in float32; its time would mean nothing
     """
     torch.backends.cudnn.benchmark = True  # cuDNN's best, found while warming up
-    for name in known(measures, MEASURES, "measures"):
-        for shape in known(shapes, choices, "shapes"):
+    for name in chosen("measures", measures or None, MEASURES):
+        for shape in chosen("shapes", shapes or None, choices):
             contenders = layer(choices[shape], MEASURES[name], device, cache)
             wanted = expected(choices[shape], MEASURES[name], device)
             for ours in ("ours fused", "ours plain"):

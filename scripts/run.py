@@ -9,6 +9,7 @@ from build import build, check
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from seg.counts import counted
 from seg.engine import RunFolder, checkpoint
 from seg.errors import ConfigError, DataError
 
@@ -33,9 +34,12 @@ def load_config(run: str, overrides: DictConfig) -> DictConfig:
     check(overrides)
     path = Path(run) / CONFIG
     if not path.is_file():
-        raise ConfigError(f"{run} is no run folder: it has no {CONFIG}")
+        inside = next(Path(run).glob(f"*/{CONFIG}"), None)
+        hint = f"; give one of the runs in it, such as run={inside.parent}" if inside else ""
+        raise ConfigError(f"{run} is no run folder: it has no {CONFIG}{hint}")
     config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
+    if not isinstance(config, DictConfig) or not {"data", "model", "trainer"} <= set(config):
+        raise ConfigError(f"{path} is not the configuration of a training, or was cut off; give another run")
     config.run = str(Path(run).resolve())
     for key in ("data", "runtime"):
         given = _given(OmegaConf.to_container(overrides[key]) if key in overrides else {})
@@ -78,13 +82,13 @@ def label_of(config: DictConfig) -> str:
     conv, count = config.conv, config.trunk.get("replaced", LAYERS)
     kind, dilation = conv._target_.rpartition(".")[2].lower(), conv.get("dilation", DILATION)
     groups, of_offsets = conv.get("offset_groups", 1), conv.get("offset_dilation", 1)
-    layers = f"{count} layer" + ("" if count == 1 else "s")
+    layers = counted(count, "layer")
     if kind == "dilated":
         return f"dilated {dilation}" + ("" if count == LAYERS else f", {layers}")
     parts = [
         f"{'deformable' if kind == 'deform' else kind} {layers}",
         *([f"dilation {dilation}"] if dilation != DILATION else []),
-        *([f"{groups} offset groups"] if groups != 1 else []),
+        *([counted(groups, "offset group")] if groups != 1 else []),
         *([f"offset layers of dilation {of_offsets}"] if of_offsets != 1 else []),
     ]
     return ", ".join(parts)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from build import build
+from build import build, chosen
 from exploration import Trained, load_trained
 from omegaconf import DictConfig
 from run import make_folder
@@ -93,18 +93,16 @@ def study(trained: DictConfig, config: DictConfig, output: Path) -> list[Path]:
 
     raises: ConfigError for a study that there is none of, or a run without a layer to look at
     """
-    unknown = set(config.studies) - set(PANELS)
-    if unknown:
-        raise ConfigError(f"studies={sorted(unknown)}: there are {', '.join(PANELS)}")
+    studies = chosen("studies", config.studies, PANELS)
     net = load_trained(trained)
     data = build(net.config.data.evaluate)
     make_folder(output)
-    over_images = {name: STUDIES[name](net, data, config) for name in config.studies if name in STUDIES}
+    over_images = {name: STUDIES[name](net, data, config) for name in studies if name in STUDIES}
     for image in seen(net, data, images_of(data, config, config.every)) if over_images else ():
         for found in over_images.values():
             found.add(image)
     documents = {}
-    for name in config.studies:
+    for name in studies:
         measured = over_images[name].document() if name in over_images else movement(net, data, config)
         documents[output / f"{name}.json"] = document = {**_facts(net, data, config), **measured}
         checkpoint.write_text(output / f"{name}.json", json.dumps(document, indent=1, allow_nan=False) + "\n")

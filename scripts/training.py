@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from arguments import CLASSES_OF_DATA
 from build import build, check
 from evaluation import evaluate_run, validation
 from hydra.core.hydra_config import HydraConfig
@@ -20,6 +21,7 @@ from torch import nn
 
 from seg.alarms import absent_classes
 from seg.analysis import offset_statistics
+from seg.counts import counted
 from seg.data import train_loader
 from seg.data.loader import EpochBatches
 from seg.engine import RunFolder, Runtime, checkpoint, slurm
@@ -75,7 +77,7 @@ def _train(config: DictConfig) -> None:
 def _tell_of_the_end(folder: RunFolder, config: DictConfig) -> None:
     """What the run came to, where it is, and what to do with it, which a sweep says once, at its own end."""
     if bad := bad_samples(folder):
-        print(f"{len(bad)} bad samples were passed over in training; {folder.metrics} names them")
+        print(f"training passed over {counted(len(bad), 'bad sample')}; {folder.metrics} names them")
     run = shlex.quote(f"run={folder.path}")
     commands = [f"evaluate.py {run}"]
     if config.evaluate:
@@ -118,14 +120,12 @@ def _train_in(folder: RunFolder, config: DictConfig, runtime: Runtime, ranks: Ra
         build(config.data.evaluate_transform)
         validate = partial(validation, data=build(config.data.evaluate), config=config, runtime=runtime, ranks=ranks)
     goes_on = config.resume != "never" and bool(checkpoint.list_checkpoints(folder.checkpoints))
-    classes = len(data.classes)
+    classes = _classes_of(data, config)
     model = runtime.place(build(config.model, classes=classes) if goes_on else fresh_model(config, classes))
     if not goes_on:
         save_config(folder, config)
-    print(
-        f"training {label_of(config)} in {folder.path}: {trainer.iterations} steps, {_where(runtime, ranks)}",
-        flush=True,
-    )
+    steps = counted(trainer.iterations, "step")
+    print(f"training {label_of(config)} in {folder.path}: {steps}, {_where(runtime, ranks)}", flush=True)
     evaluated = trainer.train(
         model,
         batches_of(config, data, ranks, runtime),
@@ -144,6 +144,14 @@ def _train_in(folder: RunFolder, config: DictConfig, runtime: Runtime, ranks: Ra
         result = evaluate_run(folder, config, model=evaluated, runtime=runtime, ranks=ranks)
         if ranks.first and (absent := absent_classes(result["iou"])):
             print(f"note: {absent}", flush=True)
+
+
+def _classes_of(data: Any, config: DictConfig) -> int:
+    """How many classes the data have; raises ConfigError where the configuration says that the net has others."""
+    count = len(data.classes)
+    if config.model.get("classes", count) != count:
+        raise ConfigError(f"model.classes is {config.model.classes}, {data.name} has {count}; {CLASSES_OF_DATA}")
+    return count
 
 
 def batches_of(config: DictConfig, data: Any, ranks: Ranks, runtime: Runtime) -> EpochBatches:

@@ -11,6 +11,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 import torch
+from build import listed
 from contenders import net, precisions
 from numpy.typing import NDArray
 from omegaconf import DictConfig
@@ -175,7 +176,7 @@ def scaling_rows(config: DictConfig) -> Iterator[dict[str, object]]:
     nets = {
         name: net(resnet18, layers, CLASSES).to(**layout).eval() for name, layers in (("dense", 0), ("3 layers", 3))
     }
-    for side in config.sides or SIDES:
+    for side in listed(config.sides) or SIDES:
         image = torch.randn(1, 3, side, side).to(**layout)
         contenders = {name: partial(ask, model, image) for name, model in nets.items()}
         yield row("forward, per million pixels", f"{side} px", contenders, config, units=side**2 / 1e6)

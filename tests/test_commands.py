@@ -264,7 +264,9 @@ def test_prediction_has_the_images_own_size_where_the_truth_was_resized(trained:
     images.mkdir(parents=True)
     Image.fromarray(np.full((50, 70, 3), 90, np.uint8)).save(images / "a.png")
     # the image lies in a folder of its own, as Cityscapes' do
-    assert "1 images" in succeed("predict.py", f"run={folder}", f"input={images.parent}", f"output={tmp_path / 'out'}")
+    assert "1 image labelled" in succeed(
+        "predict.py", f"run={folder}", f"input={images.parent}", f"output={tmp_path / 'out'}"
+    )
     assert Image.open(tmp_path / "out" / "ids" / "a.png").size == (70, 50)
 
 
@@ -308,7 +310,7 @@ def test_starting_over_takes_the_old_result_away(trained: Path, tmp_path: Path) 
         ("evaluate=no", "evaluate is 'no': expected true or false"),
         ("data.batch_size=abc", "data.batch_size is 'abc'"),
         ("data.thresholds=[1]", "data.thresholds is [1]"),
-        ("data.thresholds=[64,32]", "data.thresholds is [64, 32]: value error, two lengths in px are needed"),
+        ("data.thresholds=[64,32]", "data.thresholds is [64, 32]: expected two lengths in px, the smaller one first"),
         ("weights_bgr=maybe", "weights_bgr is 'maybe'"),
         ("trainer.evaluate_every=0", "trainer.evaluate_every is 0; expected at least 1"),
         ("data.size_by=boxes", "data.size_by is 'boxes'"),
@@ -339,11 +341,11 @@ def test_the_number_of_bad_samples_that_are_passed_over_is_an_argument(tmp_path:
         "data.batch_size=2", "data.workers=0", "data.train_transform.crop=[32,32]", "data.on_bad_sample=skip",
     )  # fmt: skip
     refused = run(*given, "data.skip_limit=0", f"run={tmp_path / 'a'}")
-    assert (refused.returncode, "1 bad samples, data.skip_limit is 0" in refused.stderr) == (3, True), refused.stderr
+    assert (refused.returncode, "1 bad sample, data.skip_limit is 0" in refused.stderr) == (3, True), refused.stderr
     assert str(tmp_path / "labels" / "train" / "0.png") in refused.stderr
     said = succeed(*given, "data.skip_limit=1", f"run={tmp_path / 'b'}")
     assert len(re.findall(r"^passed over: .*/labels/train/0.png: ", said, re.MULTILINE)) == 1
-    assert f"1 bad samples were passed over in training; {tmp_path / 'b' / 'metrics.jsonl'} names them" in said
+    assert f"training passed over 1 bad sample; {tmp_path / 'b' / 'metrics.jsonl'} names them" in said
     evaluation = ("evaluate.py", f"run={tmp_path / 'b'}", "data.evaluate.split=train", "examples=0")
     assert run(*evaluation).returncode == 3, "a score is of all images or none"
     Image.new("L", (32, 32)).save(tmp_path / "labels" / "train" / "0.png")

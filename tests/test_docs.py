@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from arguments import misused, quoted
 from build import check
-from command import _misused, quoted
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from tests.test_conf import ROOT, configuration
@@ -73,7 +73,7 @@ def test_every_command_is_one_that_its_script_accepts(page: Path, tmp_path: Path
         if config_name is None:  # doctor takes no keys
             assert not arguments, script
             continue
-        assert _misused(arguments, config_name[1]) is None
+        assert misused(arguments, config_name[1]) is None
         config = configuration(*first_job(quoted(arguments)), name=config_name[1])
         if config_name[1] == "train":
             check(config)

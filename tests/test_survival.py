@@ -34,6 +34,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import command  # noqa: E402
 import training  # noqa: E402
+from arguments import misused  # noqa: E402
 from run import comparable  # noqa: E402
 from training import train_run  # noqa: E402
 
@@ -203,11 +204,11 @@ def test_a_sweep_whose_data_are_not_there_tells_of_each_job_and_ends(tmp_path: P
     "place", [{"WORLD_SIZE": "2", "RANK": "1"}, {"SEG_RANKS": "slurm", "SLURM_STEP_NUM_TASKS": "8"}]
 )
 def test_a_sweep_is_not_started_by_each_rank_of_a_run(place: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert command._misused(["-m", "seed=0,1"], "train") is None
+    assert misused(["-m", "seed=0,1"], "train") is None
     for name, value in place.items():
         monkeypatch.setenv(name, value)
-    assert "leave out -m" in (command._misused(["-m", "seed=0,1"], "train") or "")
-    assert command._misused(["seed=0"], "train") is None
+    assert "leave out -m" in (misused(["-m", "seed=0,1"], "train") or "")
+    assert misused(["seed=0"], "train") is None
 
 
 def test_the_ranks_of_a_run_that_was_killed_leave_word_that_it_failed(
