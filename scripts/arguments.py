@@ -22,7 +22,6 @@ ALSO_CALLED = {
     "epochs": "trainer.iterations",
     "max_steps": "trainer.iterations",
     "gpus": "trainer.devices",
-    "checkpoint": "run",
     "amp": "runtime.precision",
     "images": "input",
 }

@@ -14,7 +14,7 @@ from build import build, check
 from examples import write_examples
 from omegaconf import DictConfig
 from PIL import Image
-from run import comparable, label_of, newest_state, trained_model
+from run import comparable, label_of, state_of, trained_model
 from torch import nn
 
 from seg.analysis import DilationBySize, cost, record_offsets
@@ -41,7 +41,7 @@ def evaluate_run(
     official: bool = False,
     ranks: Ranks | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a run's newest checkpoint on the data that `config` names; writes result.json and returns it.
+    """Evaluate a run's checkpoint on the data that `config` names; writes result.json and returns it.
 
     official: write the predictions, and have cityscapesscripts evaluate them too
     ranks:    the processes that share the images; the first one gets the result, the others {}
@@ -56,6 +56,8 @@ def evaluate_run(
     inference = build(config.inference) if "inference" in config else Inference()
     if model is None:
         if target is folder:
+            if config.get("checkpoint") is not None:
+                raise ConfigError("a run's own result is of its newest checkpoint; give output=FOLDER with checkpoint=")
             _require_same_reading(folder, protocol(data, config, len(data), str(inference)), runtime.precision)
         model, step = _trained(folder, config, data.classes)
         model = runtime.place(model)
@@ -72,8 +74,8 @@ def evaluate_run(
         "effective_dilation": dilation.rows(),
         "effective_dilation_histogram": dilation.histograms(),
         "cost": _cost(net, one_batch(data, 0, **reading).image, runtime, evaluation),
-        "train_seconds": _last_logged(folder, "seconds"),
-        "train_precision": _last_logged(folder, "precision"),
+        "train_seconds": _last_logged(folder, "seconds", step),
+        "train_precision": _last_logged(folder, "precision", step),
         "bad_samples": [*bad_samples(folder)],
     }
     thresholds = tuple(config.data.thresholds)
@@ -148,8 +150,8 @@ def _counted(model: nn.Module, data: Any, config: DictConfig, runtime: Runtime, 
 
 
 def _trained(folder: RunFolder, config: DictConfig, classes: tuple[str, ...]) -> tuple[nn.Module, int]:
-    """The net of a run's newest checkpoint, and the step it was saved at."""
-    state = newest_state(folder)
+    """The net of a run's checkpoint, and the step it was saved at."""
+    state = state_of(config)
     if tuple(state["config"]["classes"]) != classes:
         raise ConfigError(f"{folder.path} was trained on the classes {state['config']['classes']}, not {list(classes)}")
     return trained_model(state, config), state["step"]
@@ -293,9 +295,9 @@ def _resized(resize: Any) -> str:
     return f", images resized to a short side of {short} px" + (f", {longest} px long at most" if longest else "")
 
 
-def _last_logged(folder: RunFolder, key: str) -> Any:
-    """What the training's last record says; None where there is none, or it does not say."""
-    found = [record for record in folder.read_metrics() if record.get("kind") == "train"]
+def _last_logged(folder: RunFolder, key: str, step: int) -> Any:
+    """What the training's last record up to a step says; None where there is none, or it does not say."""
+    found = [record for record in folder.read_metrics() if record.get("kind") == "train" and record["step"] <= step]
     return found[-1].get(key) if found else None
 
 

@@ -11,12 +11,12 @@ import torch
 from build import build
 from chosen import chosen_images
 from omegaconf import DictConfig
-from run import label_of, newest_state, trained_model
+from run import label_of, state_of, trained_model
 from torch import nn
 
 from seg.analysis import Recorded, record_offsets
 from seg.data import IGNORE, one_batch
-from seg.engine import RunFolder, Runtime
+from seg.engine import Runtime
 from seg.engine.inference import forward
 from seg.errors import ConfigError
 from seg.report import explorer
@@ -70,7 +70,7 @@ def parts_apart(folders: Sequence[str]) -> list[list[str]]:
 
 def load_trained(config: DictConfig) -> Trained:
     """The newest checkpoint of a run, in evaluation mode."""
-    runtime, state = build(config.runtime), newest_state(RunFolder(config.run))
+    runtime, state = build(config.runtime), state_of(config)
     model = runtime.place(trained_model(state, config)).eval()
     return Trained(config, label_of(config), model, runtime, state["config"]["classes"], state["config"]["palette"])
 

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from build import build
 from omegaconf import DictConfig
-from run import make_folder, newest_state, trained_model
+from run import make_folder, state_of, trained_model
 from torch import Tensor, nn
 
-from seg.engine import RunFolder
 from seg.errors import ConfigError, RunError
 
 FORMATS = {"onnx": ".onnx", "torch_export": ".pt2"}
@@ -27,7 +26,7 @@ def export_run(trained: DictConfig, config: DictConfig, output: Path) -> str:
 
     raises: ConfigError where a package is missing or too old, RunError where the file computes something else
     """
-    state = newest_state(RunFolder(trained.run))
+    state = state_of(trained)
     model = trained_model(state, trained).eval()
     about = description(trained, state)
     height, width = config.size

@@ -16,7 +16,7 @@ from build import build
 from examples import painted
 from omegaconf import DictConfig
 from PIL import Image
-from run import make_folder, newest_state, trained_model
+from run import make_folder, state_of, trained_model
 
 from seg.counts import counted
 from seg.data import Sample, one_batch
@@ -24,7 +24,6 @@ from seg.data.cityscapes import CITYSCAPES_CLASSES, to_label_ids
 from seg.data.files import SUFFIXES, images_in, read_ids
 from seg.data.images import read_image
 from seg.data.voc import VOC_CLASSES
-from seg.engine import RunFolder
 from seg.engine.checkpoint import replacing
 from seg.engine.progress import Progress
 from seg.errors import ConfigError, DataError
@@ -92,7 +91,7 @@ def predict(config: DictConfig, source: Path, output: Path, opacity: float, arch
     archive: "voc" or "cityscapes" for a file that the server of that name takes, beside the folders
     """
     _require_apart(source, output)
-    runtime, state = build(config.runtime), newest_state(RunFolder(config.run))
+    runtime, state = build(config.runtime), state_of(config)
     _check_archive(archive, tuple(state["config"]["classes"]))
     model = runtime.place(trained_model(state, config)).eval()
     images, palette = open_source(source), np.array(state["config"]["palette"], dtype=np.uint8)

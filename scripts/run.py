@@ -17,10 +17,10 @@ CONFIG = "config.yaml"
 LAYERS, DILATION = 3, 2  # of the papers' nets, which a label needn't say
 # keys that may differ between the checkpoint and the run that goes on from it
 FREE_TO_CHANGE = (
-    "run", "resume", "evaluate", "label", "logger", "pictures", "data.root", "data.train.sbd_root", "data.workers",
-    "data.skip_limit", "data.evaluate", "data.evaluate_transform", "data.evaluate_batch_size", "data.thresholds",
-    "data.size_by", "runtime.device", "runtime.threads", "runtime.timeout", "trainer.log_every", "trainer.save_every",
-    "trainer.keep", "trainer.patience", "trainer.devices", "trainer.evaluate_every",
+    "run", "resume", "checkpoint", "evaluate", "label", "logger", "pictures", "data.root", "data.train.sbd_root",
+    "data.workers", "data.skip_limit", "data.evaluate", "data.evaluate_transform", "data.evaluate_batch_size",
+    "data.thresholds", "data.size_by", "runtime.device", "runtime.threads", "runtime.timeout", "trainer.log_every",
+    "trainer.save_every", "trainer.keep", "trainer.patience", "trainer.devices", "trainer.evaluate_every",
 )  # fmt: skip
 # keys of data that go with the weights: a group file that is named for its images (data=voc) doesn't change them
 OF_THE_WEIGHTS = ("normalization", "train", "train_transform", "batch_size", "on_bad_sample", "skip_limit")
@@ -40,7 +40,7 @@ def load_config(run: str, overrides: DictConfig) -> DictConfig:
     config = OmegaConf.load(path)
     if not isinstance(config, DictConfig) or not {"data", "model", "trainer"} <= set(config):
         raise ConfigError(f"{path} is not the configuration of a training, or was cut off; give another run")
-    config.run = str(Path(run).resolve())
+    config.run, config.checkpoint = str(Path(run).resolve()), overrides.get("checkpoint")
     for key in ("data", "runtime"):
         given = _given(OmegaConf.to_container(overrides[key]) if key in overrides else {})
         for name in OF_THE_WEIGHTS if key == "data" else ():
@@ -52,8 +52,12 @@ def load_config(run: str, overrides: DictConfig) -> DictConfig:
     return config
 
 
-def newest_state(folder: RunFolder) -> dict[str, Any]:
-    """The newest checkpoint of a run that can be read; older ones are taken where it is damaged, and that is said."""
+def state_of(config: DictConfig) -> dict[str, Any]:
+    """The checkpoint of a run: that of `checkpoint`, a step or a file, else the newest one that can be read; older ones
+    are taken where it is damaged, and that is said."""
+    folder, chosen = RunFolder(config.run), config.get("checkpoint")
+    if chosen is not None:
+        return _chosen(folder, str(chosen))
     state, problems = checkpoint.newest(folder.checkpoints)
     for problem in problems:
         print(f"passed over: {problem}", file=sys.stderr)
@@ -62,10 +66,22 @@ def newest_state(folder: RunFolder) -> dict[str, Any]:
     return state
 
 
+def _chosen(folder: RunFolder, chosen: str) -> dict[str, Any]:
+    found = checkpoint.list_checkpoints(folder.checkpoints)
+    path = next((path for path in found if str(checkpoint.step_of(path)) == chosen), Path(chosen))
+    if not path.is_file():
+        steps = ", ".join(str(checkpoint.step_of(path)) for path in reversed(found)) or "none"
+        raise ConfigError(
+            f"checkpoint={chosen} is no file and no step that {folder.path} keeps, which are {steps}; trainer.keep is "
+            "how many a training leaves"
+        )
+    return checkpoint.load(path)
+
+
 def trained_model(state: dict[str, Any], config: DictConfig) -> nn.Module:
-    """The model that a checkpoint was saved from; it is said where its training was not at its end."""
+    """The model that a checkpoint was saved from; it is said where its run has none of its training's end."""
     step, last = state["step"], config.trainer.iterations
-    if step < last:
+    if step < last and config.get("checkpoint") is None:
         print(f"note: {config.run} is at step {step} of {last}; its training is not finished", file=sys.stderr)
     model = build(config.model, classes=len(state["config"]["classes"]))
     try:

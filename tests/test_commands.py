@@ -401,8 +401,21 @@ def test_a_run_is_evaluated_on_the_way_and_stays_the_same(trained: Path, tmp_pat
     assert f"step 2: miou {looks[1]['miou']:.3f}, split val" in said
     assert f"mIoU {looks[2]['miou']:.3f} on creatures val, 6 images: {tmp_path / 'run' / 'result.json'}" in said
     assert f"next:\n  python scripts/report.py runs={tmp_path / 'run'}\n" in said
+    given = (f"run={tmp_path / 'run'}", "examples=0", f"output={tmp_path / 'early'}")
+    for chosen in ("1", tmp_path / "run" / "checkpoints" / "step_00000001.pt"):
+        assert "note" not in succeed("evaluate.py", *given, f"checkpoint={chosen}")
+        early = json.loads((tmp_path / "early" / "result.json").read_text())
+        assert (early["miou"], early["budget"]) == (looks[0]["miou"], "1 of 3 steps of batch 4")
+        assert early["train_seconds"] < results[1]["train_seconds"]
+    for wrong, words in (
+        ((given[0], "checkpoint=1"), "give output=FOLDER with checkpoint="),
+        ((*given, "checkpoint=7"), "checkpoint=7 is no file and no step that"),
+        ((*given, "checkpoint=7"), "which are 1, 2, 3"),
+    ):
+        refused = run("evaluate.py", *wrong)
+        assert (refused.returncode, words in refused.stderr) == (2, True), refused.stderr
     (tmp_path / "run" / "checkpoints" / "step_00000003.pt").unlink()
-    succeed("evaluate.py", f"run={tmp_path / 'run'}", f"output={tmp_path / 'early'}", "examples=0")
+    succeed("evaluate.py", *given)
     assert json.loads((tmp_path / "early" / "result.json").read_text())["miou"] == looks[1]["miou"]
 
 
