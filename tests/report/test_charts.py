@@ -98,9 +98,19 @@ def test_a_label_without_a_number_takes_no_numbered_nets_colour() -> None:
     assert variant_roles({**NETS, "mine": True, "plain": False}).items() >= variant_roles(NETS).items()
 
 
+def test_a_tenth_net_changes_no_colour_of_the_first_nine() -> None:
+    more = {"deformable 3 layers, 2 offset groups": True, "modulated 3 layers, wider": True, "dilated 12": False}
+    assert variant_roles({**NETS, **more}).items() >= variant_roles(NETS).items()
+    first = {"dilated 2": "#8b9fb1", "dilated 8": "#1f3346", "deformable 3 layers": "#d9480f"}
+    assert {net: LIGHT[variant_roles(NETS)[net]] for net in first} == first
+
+
 def test_nets_of_one_number_differ_in_colour_as_long_as_there_are_colours() -> None:
-    groups = {f"deformable 3 layers, {groups} offset groups": True for groups in range(1, 7)}
-    assert len(set(variant_roles(groups).values())) == 5
+    groups = {f"deformable 3 layers, {groups} offset groups": True for groups in range(9)}
+    dilated = {f"dilated 2, optimizer.lr={rate}": False for rate in range(8)}
+    for theme in (LIGHT, DARK):
+        assert len({theme[role] for role in variant_roles({**groups, **dilated}).values()}) == 17
+    assert len(set(variant_roles({**groups, "deformable 1 layer": True}).values())) == 9
     assert set(variant_roles({"dilated": False, "wide": False})) == {"dilated", "wide"}
 
 
