@@ -110,6 +110,7 @@ def _tables(runs: Sequence[Run], variants: Sequence[Variant], baseline: Variant)
         "by_class": tables.by_class(variants),
         "cost": tables.cost(variants),
         "dilations": dilations,
+        "without_dilation": tables.without_dilation(variants),
         "heat": max(values, default=1.0) or 1.0,
         "paper_dilation": tables.paper_dilation() if paper.column(data) else None,
         "reference": paper.column(data),

@@ -10,10 +10,10 @@ from typing import Any
 from seg.report.results import Result, Run
 from seg.report.variants import unique
 
-# what may differ between seeds of one net, and what repeats another key
+# what may differ between seeds of one net, and what repeats another key, or the protocol
 PASSED_OVER = (
     "seed", "runtime", "download", "data.on_bad_sample", "data.evaluate_batch_size",
-    "model", "trunk.conv", "schedule.iterations",
+    "model", "trunk.conv", "schedule.iterations", "inference",
 )  # fmt: skip
 _CHECKPOINT = re.compile(r"/checkpoints/step_\d+\.pt$")  # every run has one of that name
 

@@ -32,7 +32,7 @@ def comparison(variants: Sequence[Variant], baseline: Variant) -> Table:
 def comparison_table(runs: Sequence[Run], baseline: str | None = None) -> str:
     """The comparison as plain text for a terminal, with one line for each run that isn't counted."""
     variants = gather(runs)
-    lines = [as_text(comparison(variants, find_baseline(variants, baseline)))]
+    lines = [as_text(comparison(variants, find_baseline(variants, baseline))), *without_dilation(variants)]
     lines += [f"not counted: {run.name}: {state_line(run)}" for run in runs if run.result is None]
     return "\n".join(lines)
 
@@ -94,6 +94,17 @@ def dilation(variant: Variant) -> Table:
     """Effective dilation of one variant: a row for each layer, a column for each size, as in the paper's table 2."""
     rows = [(layer, tuple(dilation_cell(variant.dilation(s, layer)) for s in SIZES)) for layer in variant.layers]
     return Table(variant.label, tuple(("", size) for size in SIZES), tuple(rows), corner="layer")
+
+
+def without_dilation(variants: Sequence[Variant]) -> list[str]:
+    """One sentence that says why effective dilation is missing, and how to get it, where nets with a result lack it."""
+    if all(v.layers for v in variants if v.results):
+        return []
+    return [
+        f"Effective dilation is missing ({MISSING}) where images are read several times, in parts or at another "
+        "stride, or where there are predictions alone: evaluate.py run=FOLDER without inference.scales, flip, window "
+        "and output_stride gives it."
+    ]
 
 
 def paper_dilation() -> Table:

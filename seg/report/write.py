@@ -65,7 +65,7 @@ def markdown(runs: Sequence[Run], variants: Sequence[Variant], baseline: Variant
     """The headline and the tables, for a README or a note."""
     parts = [f"**{escape(headline(variants))}** {escape(' '.join(lead(variants)))}"]
     parts += [f"> {escape(note)}" for note in notes(runs, variants)]
-    parts += [as_markdown(tables.comparison(variants, baseline))]
+    parts += [as_markdown(tables.comparison(variants, baseline)), *map(escape, tables.without_dilation(variants))]
     for table in (
         tables.ablation(variants, baseline, paper.subject(runs)),
         tables.cost(variants),

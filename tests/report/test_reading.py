@@ -208,6 +208,17 @@ def test_results_that_were_measured_differently_are_told_apart(write_run: Write)
     ]
 
 
+def test_an_inference_is_told_by_the_protocol_alone(write_run: Write) -> None:
+    for name, how, config in (
+        ("a", "single scale, no flip", {}),
+        ("b", "scales 0.5, 1, no flip", {"inference.scales": [0.5, 1.0], "inference.output_stride": None}),
+        ("c", "single scale, no flip, at stride 4", {"inference.scales": [1.0], "inference.output_stride": 4}),
+    ):
+        folder = write_run(name, result("deformable", protocol=f"set val: {how}", config={"seed": 0, **config}))
+    labels = [run.variant for run in read_runs(folder.parent)]
+    assert labels == ["deformable, single scale", "deformable, scales 0.5, 1", "deformable, single scale, at stride 4"]
+
+
 def test_a_broken_file_of_one_run_leaves_the_others(write_run: Write) -> None:
     folder = write_run("a", result("dilated 2"))
     row = {"name": "x", "object_size": "small", "unit": [1, 2], "points": {"first": []}}

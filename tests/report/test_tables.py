@@ -7,12 +7,13 @@ import pytest
 
 from seg.engine import Inference
 from seg.errors import ConfigError
-from seg.report import paper, tables
+from seg.report import html, paper, tables
 from seg.report.reading import read_runs
 from seg.report.results import Run
 from seg.report.table import Cell, Table, as_markdown, as_text, best_of
 from seg.report.tables import comparison_table
 from seg.report.variants import Variant, find_baseline, gather
+from seg.report.write import markdown
 from tests.report.conftest import dilation_rows, per_image, result
 
 Write = Callable[..., Path]
@@ -241,3 +242,17 @@ def test_a_long_label_of_the_baseline_does_not_head_a_column(write_run: Write) -
     assert variants[0].label == "dilated 2, optimizer.lr=0.001"
     for table in (tables.comparison(variants, variants[0]), tables.ablation(variants, variants[0], "creatures")):
         assert ("", "vs baseline") in table.columns
+
+
+def test_why_effective_dilation_is_missing_is_said_once_and_where_it_is_missing_alone(
+    runs: list[Run], write_run: Write
+) -> None:
+    words = "evaluate.py run=FOLDER without inference.scales"
+    assert words not in comparison_table(runs)
+    for seed in range(2):
+        folder = write_run(f"several{seed}", result("several scales", seed, effective_dilation=[])).parent
+    table, variants = comparison_table(read_runs(folder)), gather(read_runs(folder))
+    assert table.count(words) == 1
+    assert table.index("several scales") < table.index(words) < table.index("not counted")
+    assert words in markdown(read_runs(folder), variants, variants[0])
+    assert words in html.render(read_runs(folder), variants, variants[0])
