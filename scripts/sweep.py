@@ -17,7 +17,7 @@ class Ending(Callback):
     """Says after a sweep without failures what shows it; named in conf/train.yaml."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        print(f"next:\n  {_report(config)}", flush=True)
+        print(f"next:\n  {_report(str(config.hydra.sweep.dir))}", flush=True)
 
 
 def failures(error: Exception) -> str | None:
@@ -31,7 +31,7 @@ def failures(error: Exception) -> str | None:
     for job in failed:
         name = " ".join(text for text in job.overrides or () if text not in common)
         lines.append(f"  {name}: {_first_line(job)}")
-    return "\n".join([*lines, f"next:\n  {_report(failed[0].hydra_cfg)}"])
+    return "\n".join([*lines, f"next:\n  {_report(_folder(failed[0]))}"])
 
 
 def _jobs(error: Exception) -> Sequence[JobReturn]:
@@ -49,6 +49,12 @@ def _first_line(job: JobReturn) -> str:
     raise AssertionError("the job did not fail")
 
 
-def _report(config: DictConfig | None) -> str:
-    folder = os.path.normpath(str(config.hydra.sweep.dir)) if config is not None else "FOLDER"
-    return f"python scripts/report.py {shlex.quote(f'runs={folder}')}"
+def _folder(job: JobReturn) -> str:
+    """The sweep's, in which the job's lies; its own configuration has Hydra's keys alone, and can't be asked."""
+    return os.path.dirname(job.hydra_cfg.hydra.runtime.output_dir) if job.hydra_cfg is not None else "FOLDER"
+
+
+def _report(folder: str) -> str:
+    near = os.path.relpath(folder)
+    runs = os.path.abspath(folder) if near.startswith(os.pardir) else near
+    return f"python scripts/report.py {shlex.quote(f'runs={runs}')}"

@@ -492,9 +492,10 @@ def test_a_command_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
 
 
 def test_a_job_of_a_sweep_that_is_refused_is_told_to_have_failed(tmp_path: Path) -> None:
-    assert run("train.py", "-m", "data=voc", "seed=0,1", f"hydra.sweep.dir={tmp_path}").returncode == 2
+    done = run("train.py", "-m", "data=voc", "seed=0,1", f"hydra.sweep.dir={tmp_path}/${{data.name}}")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"  python scripts/report.py runs={tmp_path / 'voc'}")
     for name in ("data=voc,seed=0", "data=voc,seed=1"):
-        status = RunFolder(tmp_path / name).status()
+        status = RunFolder(tmp_path / "voc" / name).status()
         assert status["state"] == "failed"
         assert status["error"] == "ConfigError: data.root is missing; give it as data.root=VALUE"
 
