@@ -14,8 +14,9 @@ def main(config: DictConfig) -> None:
     if config.runs is None:
         raise ConfigError("runs is missing; give the folder of a sweep as runs=FOLDER")
     output = Path(config.output) if config.output else None
-    page = write_report(config.runs, output, config.baseline)
-    print(comparison_table(read_runs(config.runs), config.baseline))
+    exclude = [config.exclude] if isinstance(config.exclude, str) else list(config.exclude or [])
+    page = write_report(config.runs, output, config.baseline, exclude)
+    print(comparison_table(read_runs(config.runs, exclude), config.baseline))
     print(f"\nthe page: {page}")
 
 

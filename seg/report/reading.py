@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from seg.report.settings import tell_apart
 SCHEMA = 1
 
 
-def read_runs(folder: Path | str) -> list[Run]:
+def read_runs(folder: Path | str, exclude: Sequence[str] = ()) -> list[Run]:
     """Every run below a folder, sorted by path; a run that failed or can't be read is kept and says why.
 
     Runs of one label that differ in their settings get labels that say so.
 
-    raises: ConfigError if the folder is missing or holds no run
+    exclude: patterns, as a shell has them, of the paths below `folder` of runs, or of folders of runs, to leave out
+    raises:  ConfigError if the folder is missing or holds no run, or a pattern is of none
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -32,7 +34,7 @@ def read_runs(folder: Path | str) -> list[Run]:
         raise ConfigError(
             f"runs={folder}: no run in it (a run folder holds status.json or result.json); train one first"
         )
-    return tell_apart(_mark_other_data(runs))
+    return tell_apart(_mark_other_data(_without(runs, exclude)))
 
 
 def read_run(folder: Path) -> Run:
@@ -70,6 +72,18 @@ def finished(runs: Sequence[Run]) -> list[Run]:
         states = "; ".join(f"{run.name}: {run.state}" + (f" ({run.error})" if run.error else "") for run in runs)
         raise DataError(f"no run with a result among {len(runs)}: {states}")
     return done
+
+
+def _without(runs: Sequence[Run], exclude: Sequence[str]) -> list[Run]:
+    left_out: set[str] = set()
+    for pattern in exclude:
+        found = {run.name for run in runs if fnmatchcase(f"{run.name}/", f"{pattern}/*")}
+        if not found:
+            raise ConfigError(f"exclude={pattern}: no run is called so; one is called {runs[0].name}")
+        left_out |= found
+    if len(left_out) == len(runs):
+        raise ConfigError(f"exclude={', '.join(exclude)}: no run is left of {len(runs)}; leave fewer out")
+    return [run for run in runs if run.name not in left_out]
 
 
 def _run_folders(folder: Path) -> set[Path]:

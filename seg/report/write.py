@@ -20,14 +20,20 @@ from seg.report.table import as_markdown, escape
 from seg.report.variants import Variant, difference, find_baseline, gather, leader
 
 
-def write_report(runs_folder: Path | str, output: Path | str | None = None, baseline: str | None = None) -> Path:
+def write_report(
+    runs_folder: Path | str,
+    output: Path | str | None = None,
+    baseline: str | None = None,
+    exclude: Sequence[str] = (),
+) -> Path:
     """Write index.html, summary.json, summary.csv, summary.md and figures/; the path of the page.
 
     output:   folder to write to, "report" in the runs' folder if not given
     baseline: label of the variant to compare with, the first of fixed sampling if not given
-    raises:   ConfigError for a wrong folder or baseline, DataError if no run has a result
+    exclude:  patterns of the runs to leave out, as of read_runs
+    raises:   ConfigError for a wrong folder, baseline or pattern, DataError if no run has a result
     """
-    runs = read_runs(runs_folder)
+    runs = read_runs(runs_folder, exclude)
     finished(runs)
     variants = gather(runs)
     compared = find_baseline(variants, baseline)

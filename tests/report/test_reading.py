@@ -325,6 +325,22 @@ def test_copies_of_one_run_are_noted(write_run: Write) -> None:
     assert not any("several runs" in note for note in notes(runs[:1], gather(runs[:1])))
 
 
+def test_runs_are_left_out_by_the_names_of_their_folders(write_run: Write) -> None:
+    for name in ("old/seed=0", "old/seed=1", "seed=0,x=1", "seed=1,x=1"):
+        write_run(name, result("dilated 2"))
+    folder = write_run("seed=1,x=12", result("dilated 2")).parent
+
+    def left(*patterns: str) -> list[str]:
+        return [run.name for run in read_runs(folder, patterns)]
+
+    assert left("old", "seed=1,x=1") == ["seed=0,x=1", "seed=1,x=12"]
+    assert left("*seed=1*") == ["old/seed=0", "seed=0,x=1"]
+    with pytest.raises(ConfigError, match="exclude=seed=2: no run is called so; one is called old/seed=0"):
+        left("old", "seed=2")
+    with pytest.raises(ConfigError, match="no run is left of 5"):
+        left("*")
+
+
 def test_one_run_folder_is_a_sweep_of_one(write_run: Write) -> None:
     folder = write_run("alone", result("dilated 2"))
     assert [run.name for run in read_runs(folder)] == ["alone"]
