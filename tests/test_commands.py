@@ -483,6 +483,7 @@ def test_a_sweep_resumes_what_is_left_and_reports_it(tmp_path: Path) -> None:
     assert "vs deformable 3 layers" in table
     page = (tmp_path / "report" / "index.html").read_text()
     assert "deformable 3 layers" in page
+    assert "deformable" not in succeed("report.py", f"runs={tmp_path}", "exclude=*variant=deform_3*")
 
 
 def test_a_command_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
