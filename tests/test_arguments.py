@@ -83,7 +83,7 @@ def test_the_number_of_classes_is_the_datas(command: Command, key: str) -> None:
 
 
 def test_classes_that_the_data_have_not_are_refused_and_theirs_are_not(command: Command, tmp_path: Path) -> None:
-    given = ("trainer.iterations=0", "evaluate=false", "head.hidden=8", "data.batch_size=2")
+    given = ("trainer.iterations=1", "evaluate=false", "head.hidden=8", "data.batch_size=2")
     answer = told(command, "train +model.classes=3", *given, f"hydra.run.dir={tmp_path / 'a'}")
     assert answer.startswith("model.classes is 3, creatures has 5; how many classes there are is told by the data")
     assert command("train", "+model.classes=5", *given, f"hydra.run.dir={tmp_path / 'b'}")[0] == 0
