@@ -17,6 +17,7 @@ from PIL import Image
 from run import comparable, label_of, state_of, trained_model
 from torch import nn
 
+from seg.alarms import bad_samples
 from seg.analysis import DilationBySize, cost, record_offsets
 from seg.data import Batch, Cityscapes, evaluate_loader, one_batch
 from seg.data.cityscapes import to_label_ids
@@ -25,7 +26,6 @@ from seg.engine.official import official_scores
 from seg.engine.predictions import evaluate_predictions, find_predictions
 from seg.engine.ranks import Ranks
 from seg.engine.runtime import commit, versions
-from seg.engine.train import bad_samples
 from seg.errors import ConfigError, DataError
 from seg.ops import backend
 
@@ -74,9 +74,7 @@ def evaluate_run(
         "effective_dilation": dilation.rows(),
         "effective_dilation_histogram": dilation.histograms(),
         "cost": _cost(net, one_batch(data, 0, **reading).image, runtime, evaluation),
-        "train_seconds": _last_logged(folder, "seconds", step),
-        "train_precision": _last_logged(folder, "precision", step),
-        "bad_samples": [*bad_samples(folder)],
+        **_of_training(folder, step),
     }
     thresholds = tuple(config.data.thresholds)
     result |= write_examples(
@@ -295,10 +293,17 @@ def _resized(resize: Any) -> str:
     return f", images resized to a short side of {short} px" + (f", {longest} px long at most" if longest else "")
 
 
-def _last_logged(folder: RunFolder, key: str, step: int) -> Any:
-    """What the training's last record up to a step says; None where there is none, or it does not say."""
-    found = [record for record in folder.read_metrics() if record.get("kind") == "train" and record["step"] <= step]
-    return found[-1].get(key) if found else None
+def _of_training(folder: RunFolder, step: int) -> dict[str, Any]:
+    """What the records of a training say of it: the last one up to a step, null where there is none or it does not say,
+    and the samples that were passed over."""
+    records = folder.read_metrics()
+    steps = [record for record in records if record.get("kind") == "train" and record["step"] <= step]
+    last = steps[-1] if steps else {}
+    return {
+        "train_seconds": last.get("seconds"),
+        "train_precision": last.get("precision"),
+        "bad_samples": bad_samples(records),
+    }
 
 
 def _called(predictions: Path) -> str:

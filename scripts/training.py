@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from run import CONFIG, comparable, digest_of, label_of, names_of, save_config
 from torch import nn
 
-from seg.alarms import absent_classes
+from seg.alarms import absent_classes, bad_samples
 from seg.analysis import offset_statistics
 from seg.counts import counted
 from seg.data import train_loader
@@ -28,7 +28,6 @@ from seg.engine import RunFolder, Runtime, checkpoint, slurm
 from seg.engine.launch import launch, started_outside
 from seg.engine.ranks import Ranks, joined
 from seg.engine.resume import differing_keys
-from seg.engine.train import bad_samples
 from seg.errors import ConfigError, RunError
 from seg.models import Report, load_weights
 from seg.models.pretrained import TORCHVISION, head_fits
@@ -42,10 +41,11 @@ def train_run(config: DictConfig) -> None:
     check(config)
     config.resume = slurm.resume(config.resume)
     folder = RunFolder(config.run)
-    _require_same_data(folder, config)
+    root = _root(folder, config)
+    _require_same_data(folder, config, root)
     if config.resume == "auto" and folder.status().get("state") == "done" and _finished(folder, config):
         build(config.runtime, device=_device(config))  # a value that fits nothing is no less wrong
-        moved = "" if (root := _root(folder, config)) == config.data.root else f"; its data were at data.root={root}"
+        moved = "" if root == config.data.root else f"; its data were at data.root={root}"
         print(f"done already: {folder.path} (resume=never starts over){moved}", flush=True)
         _tell_of_the_end(folder, config)
         return
@@ -76,7 +76,7 @@ def _train(config: DictConfig) -> None:
 
 def _tell_of_the_end(folder: RunFolder, config: DictConfig) -> None:
     """What the run came to, where it is, and what to do with it, which a sweep says once, at its own end."""
-    if bad := bad_samples(folder):
+    if bad := bad_samples(folder.read_metrics()):
         print(f"training passed over {counted(len(bad), 'bad sample')}; {folder.metrics} names them")
     run = shlex.quote(f"run={folder.path}")
     commands = [f"evaluate.py {run}"]
@@ -267,10 +267,10 @@ def _finished(folder: RunFolder, config: DictConfig) -> bool:
     return not differing_keys(saved, comparable(config)) and (folder.result.exists() or not config.evaluate)
 
 
-def _require_same_data(folder: RunFolder, config: DictConfig) -> None:
-    """Raises ConfigError where the folder's run was trained on other data. Their root is in no folder's name and alone
-    doesn't tell, since data may move."""
-    root, before = _root(folder, config), folder.status().get("data")
+def _require_same_data(folder: RunFolder, config: DictConfig, root: str | None) -> None:
+    """Raises ConfigError where the folder's run, whose data were at `root`, was trained on other data. A root is in no
+    folder's name, and alone doesn't tell, since data may move."""
+    before = folder.status().get("data")
     if config.resume == "never" or before is None or root == config.data.root:
         return
     if digest_of(build(config.data.train)) != before:

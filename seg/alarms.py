@@ -1,5 +1,5 @@
-"""What the records of a run show to be wrong, said while it runs and by its report: offsets that explode, classes that
-its mIoU is not over."""
+"""What the records of a run show to be wrong, said while it runs and by its report: offsets that explode, samples that
+were passed over, classes that its mIoU is not over."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ def exploded(training: Sequence[Mapping[str, Any]]) -> dict[str, str]:
                 numbers = f"mean {_text(values.get('mean'))}, largest {_text(values.get('max'))} cells"
                 found[name] = f"the offsets of {name} explode: {numbers} at step {row.get('step')}"
     return found
+
+
+def bad_samples(training: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was wrong with the samples that were passed over, each once; training: rows of metrics.jsonl."""
+    return list(dict.fromkeys(str(row.get("problem")) for row in training if row.get("kind") == "bad_sample"))
 
 
 def absent_classes(iou: Mapping[str, float | None]) -> str | None:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from seg.alarms import LARGEST, MEAN, exploded
+from seg.alarms import LARGEST, MEAN, bad_samples, exploded
 from seg.data.sample import Batch
 from seg.engine import checkpoint
 from seg.engine.optimizer import Schedule, parameters_of
@@ -162,7 +162,7 @@ class _Run:
         self.seconds = 0.0  # of training in all
         self.waited = 0.0  # of them for batches, since the last record
         self.alarmed: set[str] = set()  # layers whose offsets exploded
-        self.told: dict[str, None] = {}  # what was wrong with samples that were passed over
+        self.told: set[str] = set()  # what was wrong with samples that were passed over
         self.losses: deque[Tensor] = deque(maxlen=trainer.log_every)
         self.average = None if trainer.average is None else _average(model, trainer.average)
         self.parallel = ranks.parallel(model, runtime)
@@ -180,7 +180,7 @@ class _Run:
     # -- the loop ---------------------------------------------------------------------------------------------------
 
     def loop(self, stop: Stop, progress: Progress) -> None:
-        self.told = bad_samples(self.folder)
+        self.told = {*bad_samples(self.folder.read_metrics())}
         self.parallel.train()
         batches = self.batches()
         start, before = time.monotonic(), self.seconds
@@ -331,7 +331,7 @@ class _Run:
         found = [problem for part in self.ranks.gather([*getattr(self.loader, "skipped", ())]) for problem in part]
         for problem in found:
             if problem not in self.told:
-                self.told[problem] = None
+                self.told.add(problem)
                 self.folder.log({"kind": "bad_sample", "step": self.step, "problem": problem})
                 progress.note(f"passed over: {problem}")
 
@@ -404,11 +404,6 @@ class _Run:
         if self.resume != "auto" and self.ranks.first:
             start_from(self.folder, self.step)
         self.folder.rewind_metrics(self.step)
-
-
-def bad_samples(folder: RunFolder) -> dict[str, None]:
-    """What was wrong with the samples that a run's training passed over, each once, in the order of its records."""
-    return {record["problem"]: None for record in folder.read_metrics() if record["kind"] == "bad_sample"}
 
 
 def _short(value: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from seg.alarms import exploded
+from seg.alarms import bad_samples, exploded
 from seg.counts import counted
 from seg.report.results import SIZES, Run
 from seg.report.settings import passed_over, said, some_lack
@@ -90,7 +90,7 @@ def notes(runs: Sequence[Run], variants: Sequence[Variant]) -> list[str]:
         alarms = list(exploded(run.training).values())
         more = f" (and of {counted(len(alarms) - 1, 'more layer')})" if len(alarms) > 1 else ""
         found += [f"{run.variant}, seed {run.seed}: {alarm}{more}." for alarm in alarms[:1]]
-        if bad := {str(row.get("problem")) for row in run.training if row.get("kind") == "bad_sample"}:
+        if bad := bad_samples(run.training):
             first = min(bad) + (f" (and {len(bad) - 1} more)" if len(bad) > 1 else "")
             found.append(f"{run.variant}, seed {run.seed}: training passed over bad samples: {first}.")
     return found
