@@ -39,11 +39,9 @@ def misused(arguments: list[str], config_name: str) -> str | None:
     if options:
         key, _, value = options[0].lstrip("-").partition("=")
         return f"{options[0]}: there is no such option; a key is given without dashes: {key}={value or 'VALUE'}"
-    if not {"-m", "--multirun"}.isdisjoint(arguments) and not {"-c", "--cfg"}.isdisjoint(
-        text.partition("=")[0] for text in arguments
-    ):
+    if _sweeps(arguments) and not {"-c", "--cfg"}.isdisjoint(text.partition("=")[0] for text in arguments):
         return "--cfg shows one job's keys; leave out -m, and name one of each of the values that are swept over"
-    if not {"-m", "--multirun"}.isdisjoint(arguments) and _one_of_several():
+    if _sweeps(arguments) and _one_of_several():
         return (
             "-m starts runs one after the other, and this process is one of several that share a run; leave out -m, or "
             "start the sweep from one process (trainer.devices=N, or docs/CLUSTERS.md)"
@@ -56,6 +54,10 @@ def misused(arguments: list[str], config_name: str) -> str | None:
         if key not in known and not of_a_call and place in ("", *known) and not {"/", "@"} & set(key):
             return _no_such(key, config_name)
     return None
+
+
+def _sweeps(arguments: list[str]) -> bool:
+    return not {"-m", "--multirun"}.isdisjoint(arguments)
 
 
 def _one_of_several() -> bool:
@@ -79,7 +81,7 @@ def quoted(arguments: list[str]) -> list[str]:
 
     In a sweep a comma separates values, so that a value with both is left as it is.
     """
-    sweeps = not {"-m", "--multirun"}.isdisjoint(arguments)
+    sweeps = _sweeps(arguments)
     return [text if sweeps and "," in text else _quoted(text) for text in arguments]
 
 

@@ -156,8 +156,8 @@ def find_root(given: Path | str, candidates: Iterable[str], needed: str, hint: s
 def find_image(folder: Path, name: str, suffixes: Sequence[str] = SUFFIXES) -> Path:
     """The image of an id, whatever its suffix, also in capitals or with one; where there is none that of the first
     suffix, so that the error of reading it names a file."""
-    for form in (None, "NFC", "NFD"):  # macOS writes ä as two characters; others as one
-        written = name if form is None else unicodedata.normalize(form, name)
+    # macOS writes ä as two characters, others as one
+    for written in dict.fromkeys((name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))):
         for spelled in (str.lower, str.upper, str.title):
             for suffix in suffixes:
                 if (path := folder / f"{written}{spelled(suffix)}").is_file():
